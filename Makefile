@@ -1,0 +1,32 @@
+# `make demo` and `make test` set everything up by themselves; the other targets are for daily work.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-fast check format clean
+
+demo: .venv/.ready
+	$(BIN)/ng_collect_rollouts "+config_paths=[configs/quickstart.yaml]" \
+		+input_jsonl_fpath=data/quickstart.jsonl +output_jsonl_fpath=results/quickstart.jsonl +num_repeats=2
+
+test: .venv/.ready check
+	$(BIN)/pytest
+
+test-fast: .venv/.ready
+	$(BIN)/pytest -m "not slow"
+
+check: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: .venv/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/.ready: pyproject.toml scripts/set_up.sh
+	PYTHON=$(PYTHON) scripts/set_up.sh
+	touch $@
+
+clean:
+	rm -rf .venv .nemo_like results
