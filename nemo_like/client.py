@@ -1,0 +1,332 @@
+"""The one way to call a server: by its name, in process or over HTTP, and a model provider by its URL.
+
+A server of this worker is called through its ASGI app with bytes, as HTTP would, without a socket. Any other
+is reached at the private address of the worker that owns the rollout. The rollout's id goes along with every
+call by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import random
+import re
+import resource
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Self, cast
+from zlib import crc32
+
+import aiohttp
+import orjson
+
+from nemo_like.errors import PartError, from_wire
+from nemo_like.types import Json
+
+log = logging.getLogger(__name__)
+
+ROLLOUT_HEADER = "x-rollout-id"
+KEEPALIVE_S = 30.0
+"""Idle seconds after which we drop a connection; every server here keeps it longer, so none is closed under
+us."""
+ANSWER_LIMIT_BYTES = 256 * 2**20
+REFUSED_RETRIES = 5
+RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+BACKOFF_BASE_S, BACKOFF_CAP_S = 0.5, 30.0
+OVERFLOW = re.compile(
+    r"context_length_exceeded|exceed_context_size|maximum context length|context window|too many tokens", re.I
+)
+
+ASGIApp = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[MutableMapping[str, Any]]],
+        Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
+rollout_id: ContextVar[str] = ContextVar("rollout_id", default="")
+"""The rollout that the running call belongs to; set by the server that took the call."""
+
+
+def raise_file_limit() -> int:
+    """Take as many open files as the system allows, and tell how many: each call in flight holds one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def owner(rollout: str, workers: int) -> int:
+    """Which of `workers` holds the sessions of this rollout."""
+    return crc32(rollout.encode()) % workers
+
+
+class Client:
+    """Names → servers.
+
+    `peers` maps a server's name to the address of each worker that holds it; `local` to the app in this
+    process.
+    """
+
+    def __init__(
+        self, peers: Mapping[str, Sequence[str]], local: Mapping[str, ASGIApp] | None = None
+    ) -> None:
+        self._peers = peers
+        self._local: Mapping[str, ASGIApp] = {} if local is None else local
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=True,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def call(self, server: str, path: str, body: Json | bytes, *, timeout_s: float) -> bytes:
+        """What `server` answers, as JSON text.
+
+        Raises:
+            PartError: what went wrong, named by the part it went wrong in.
+        """
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        headers = {ROLLOUT_HEADER: rollout_id.get()}
+        try:
+            async with asyncio.timeout(timeout_s):
+                if (app := self._local.get(server)) is not None:
+                    status, answer = await call_app(app, path, data, headers)
+                else:
+                    status, answer = await self._post_to_peer(server, path, data, headers)
+        except TimeoutError as error:
+            raise PartError("timeout", f"no answer within {timeout_s:g} s", where=server) from error
+        if status >= 400:
+            raise from_wire(status, answer, where=server)
+        return answer
+
+    async def post(self, server: str, path: str, body: Json | bytes, *, timeout_s: float) -> Json:
+        """The JSON object that `server` answers; raises as `call`."""
+        return as_object(await self.call(server, path, body, timeout_s=timeout_s), where=server)
+
+    async def _post_to_peer(
+        self, server: str, path: str, data: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        if server not in self._peers:
+            raise PartError("not_found", f"no server named {server!r}", where=server)
+        urls = self._peers[server]
+        url = urls[owner(headers[ROLLOUT_HEADER], len(urls))] + path
+        for attempt in range(REFUSED_RETRIES + 1):
+            try:
+                return await self.send(url, data, headers)
+            except aiohttp.ClientConnectorError as error:
+                # The server is not there yet, or not any more: nothing of the call has happened.
+                if error.os_error.errno == errno.EMFILE:
+                    raise PartError(
+                        "unreachable", "this process is out of file descriptors", where=server
+                    ) from error
+                if attempt == REFUSED_RETRIES:
+                    raise PartError("unreachable", str(error), where=server) from error
+                await asyncio.sleep(backoff_s(attempt))
+            except (aiohttp.ClientError, OSError) as error:
+                raise PartError("unreachable", _words(error), where=server) from error
+        raise AssertionError("unreachable code")
+
+    async def send(self, url: str, data: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """One POST, no retry, no mapping of errors."""
+        status, _, answer = await self.exchange(url, data, headers)
+        return status, answer
+
+    async def get(self, url: str, *, timeout_s: float) -> Any:
+        """The JSON at a URL.
+
+        Raises:
+            PartError: it is not there, or not JSON.
+        """
+        if self._session is None:
+            raise RuntimeError("a Client is used inside `async with`")
+        try:
+            async with asyncio.timeout(timeout_s), self._session.get(url) as response:
+                return orjson.loads(await response.read())
+        except (aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
+            raise PartError("unreachable", _words(error), where=url) from error
+
+    async def exchange(
+        self, url: str, data: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One POST: status, headers and body."""
+        if self._session is None:
+            raise RuntimeError("a Client is used inside `async with`")
+        headers = {"content-type": "application/json", **headers}
+        async with self._session.post(url, data=data, headers=headers) as response:
+            if (response.content_length or 0) > ANSWER_LIMIT_BYTES:
+                raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes is too long")
+            return response.status, response.headers, await response.read()
+
+
+async def call_app(app: ASGIApp, path: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    """POST to an ASGI app of this process: (status, body)."""
+    status, parts = 500, list[bytes]()
+
+    async def receive() -> Json:
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif message["type"] == "http.response.body":
+            parts.append(message.get("body", b""))
+
+    scope: Json = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
+        "client": None,
+        "server": None,
+    }
+    await app(scope, receive, send)
+    return status, parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provider:
+    """Someone else's model endpoint, retried here and nowhere else.
+
+    `timeout_s` bounds each try, `max_retries` how many follow the first; waits have full jitter and honour
+    `Retry-After`.
+    """
+
+    client: Client
+    base_url: str
+    api_key: str = ""
+    name: str = ""
+    timeout_s: float = 600.0
+    max_retries: int = 4
+
+    async def post(self, path: str, body: Json) -> Json:
+        """The JSON object that the provider answers to `body` at `path` (such as "/chat/completions").
+
+        Raises:
+            PartError: in the provider's own words, with its status.
+        """
+        data = orjson.dumps(body)
+        for attempt in range(self.max_retries + 1):
+            try:
+                return await self._try(path, data)
+            except _TryAgain as again:
+                if attempt == self.max_retries:
+                    raise again.error from again.error.__cause__
+                wait_s = backoff_s(attempt) if again.after_s is None else again.after_s
+                log.warning("%s; trying again in %.1f s", again.error, wait_s)
+                await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable code")
+
+    async def _try(self, path: str, data: bytes) -> Json:
+        url = self.base_url + path
+        where = self.name or self.base_url
+        headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                status, answer_headers, answer = await self.client.exchange(url, data, headers)
+        except TimeoutError as error:
+            message = f"{url} did not answer within {self.timeout_s:g} s"
+            raise _TryAgain(PartError("timeout", message, where=where)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _TryAgain(PartError("unreachable", f"{url}: {_words(error)}", where=where)) from error
+        if status >= 400:
+            failure = self._refusal(status, answer, where)
+            if status in RETRIED_STATUS and failure.kind != "context_overflow":
+                raise _TryAgain(failure, after_s=_retry_after_s(answer_headers))
+            raise failure
+        try:
+            return as_object(answer, where=where)
+        except PartError as error:
+            raise _TryAgain(error) from error
+
+    def _refusal(self, status: int, answer: bytes, where: str) -> PartError:
+        message = _message_of(answer) or f"status {status} and no message"
+        if self.api_key:
+            message = message.replace(self.api_key, "***")
+        if OVERFLOW.search(answer[:4000].decode("utf-8", "replace")) and status in (400, 413, 422):
+            return PartError("context_overflow", message, where=where, status=status)
+        if status in (401, 403):
+            hint = "check policy_api_key (env.yaml or +policy_api_key=…)"
+            return PartError("unauthorized", message, where=where, status=status, hint=hint)
+        if status == 404:
+            hint = f"check policy_base_url ({self.base_url}) and policy_model_name"
+            return PartError("not_found", message, where=where, status=status, hint=hint)
+        if status == 429:
+            return PartError("rate_limited", message, where=where, status=status)
+        return PartError(
+            "bad_request" if status < 500 else "model_error", message, where=where, status=status
+        )
+
+
+class _TryAgain(Exception):
+    """A failure that another try may mend; `after_s` is what the provider asked us to wait."""
+
+    def __init__(self, error: PartError, *, after_s: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.after_s = after_s
+
+
+def base_url_of(url: str) -> str:
+    """A provider's base URL as people write it, with or without `/v1`, as the prefix of its endpoints."""
+    url = url.rstrip("/")
+    return url if re.search(r"/v\d+\w*(/|$)", url) else f"{url}/v1"
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before try `attempt` + 2, with full jitter."""
+    return random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**attempt))
+
+
+def as_object(answer: bytes, *, where: str) -> Json:
+    """The JSON object in `answer`, or a `bad_response` that shows how it begins."""
+    try:
+        value = orjson.loads(answer)
+    except orjson.JSONDecodeError as error:
+        message = f"not JSON ({error}): {answer[:200].decode('utf-8', 'replace')!r}"
+        raise PartError("bad_response", message, where=where) from error
+    if not isinstance(value, dict):
+        raise PartError("bad_response", f"not a JSON object: {answer[:200].decode()!r}", where=where)
+    return cast(Json, value)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """`Retry-After` in seconds; its date form is rare and left to our own backoff."""
+    try:
+        return max(0.0, float(headers.get("Retry-After", "")))
+    except ValueError:
+        return None
+
+
+def _message_of(answer: bytes) -> str:
+    """A provider's own words, out of the shapes they come in."""
+    try:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return answer[:500].decode("utf-8", "replace").strip()
+    for key in ("error", "message", "detail"):
+        if isinstance(body, dict) and key in body:
+            body = cast(Json, body)[key]
+    return body if isinstance(body, str) else orjson.dumps(body).decode()[:500]
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
