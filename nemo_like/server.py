@@ -1,0 +1,421 @@
+"""Servers: what people subclass to write a model server, an environment or an agent.
+
+A server is an ASGI app made of a few endpoints. Each endpoint takes a JSON object and answers one; whatever
+goes wrong inside is named once, here, and leaves as `{"error": …}` with its own HTTP status.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, cast, get_args
+
+import orjson
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from pydantic import BaseModel, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response as HTTPResponse
+from typing_extensions import TypeVar
+
+from nemo_like import chat
+from nemo_like.client import ROLLOUT_HEADER, Client, rollout_id
+from nemo_like.errors import Kind, PartError, blame, did_you_mean
+from nemo_like.sessions import Sessions
+from nemo_like.settings import Settings, explain
+from nemo_like.tools import Tool, tools_of
+from nemo_like.tools import tool as tool
+from nemo_like.types import Json, Response, Task, parse_arguments
+
+Endpoint = Callable[[Json], Awaitable[Any]]
+ServerKind = Literal["responses_api_models", "resources_servers", "agents"]
+
+
+class ServerConfig(Settings):
+    """What every server instance can be told."""
+
+    entrypoint: str = "app.py"
+    """The file in the server's folder that holds its class; `app.py:Name` where it holds several."""
+    host: str = "127.0.0.1"
+    """Address that its public listener binds to."""
+    port: int = 0
+    """Port of its public listener; 0 lets the kernel pick one."""
+    process: Literal["shared", "own"] = "shared"
+    """`shared`: lives in the run's worker processes with the other servers; `own`: has its own."""
+    num_workers: int | None = None
+    """Worker processes, where it has its own (default 1)."""
+    description: str = ""
+    """One line for lists."""
+    domain: str | None = None
+    """What the environment is about: math, coding, agent, …"""
+    verified: bool = False
+    """Whether a training run has confirmed the environment."""
+    verified_url: str | None = None
+    """Where that run is described."""
+    value: str | None = None
+    """What training on it improves."""
+    license: str | None = None
+    """Licence of its data."""
+
+
+class ModelConfig(ServerConfig):
+    """Settings of every model server."""
+
+
+class ResourcesConfig(ServerConfig):
+    """Settings of every resources server."""
+
+    success_threshold: float = 1.0
+    """A rollout is a success when its reward is at least this."""
+    session_ttl_s: float = 3600.0
+    """Seconds after its last use at which the state of a session that was never verified is freed."""
+    tool_timeout_s: float = 60.0
+    """Seconds that one tool call may take; a slower one is shown to the model as an error."""
+
+
+class ServerRef(Settings):
+    """Another instance of the run, by kind and name."""
+
+    type: str
+    name: str
+
+
+class AgentConfig(ServerConfig):
+    """Settings of every agent."""
+
+    resources_server: ServerRef
+    """The environment: its tools and its verifier."""
+    model_server: ServerRef
+    """The policy model."""
+    rollout_timeout_s: float = 1800.0
+    """Seconds that one rollout may take, from seeding to the verdict."""
+    model_timeout_s: float = 1200.0
+    """Seconds that one model call may take, the retries of its provider included."""
+    datasets: list[Json] = Field(default_factory=list[Json])
+    """Data that goes with this agent: name, type, jsonl_fpath, …"""
+
+
+ConfigT = TypeVar("ConfigT", bound=ServerConfig, default=ServerConfig)
+ModelConfigT = TypeVar("ModelConfigT", bound=ModelConfig, default=ModelConfig)
+ResourcesConfigT = TypeVar("ResourcesConfigT", bound=ResourcesConfig, default=ResourcesConfig)
+AgentConfigT = TypeVar("AgentConfigT", bound=AgentConfig, default=AgentConfig)
+
+
+class Server(Generic[ConfigT]):
+    """An instance of a run: its settings, its name, and the client by which it reaches the others."""
+
+    kind: ClassVar[ServerKind]
+    error_kind: ClassVar[Kind]
+
+    def __init__(self, config: ConfigT, *, name: str, client: Client) -> None:
+        self.config = config
+        self.name = name
+        self.client = client
+        self.state: Literal["starting", "ready", "stopping"] = "starting"
+        self._metrics = CollectorRegistry()
+        self._seconds = Histogram(
+            "nemo_like_request_seconds", "Time to answer", ["server", "path"], registry=self._metrics
+        )
+        self._errors = Counter(
+            "nemo_like_errors", "Answers that were errors", ["server", "path", "kind"], registry=self._metrics
+        )
+
+    @classmethod
+    def config_class(cls) -> type[ServerConfig]:
+        """The settings class that this server was declared with: `class Mine(ModelServer[MySettings])`."""
+        for base in (base for c in cls.__mro__ for base in c.__dict__.get("__orig_bases__", ())):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, ServerConfig):
+                    return argument
+                if isinstance(argument, TypeVar) and isinstance(argument.__default__, type):
+                    return argument.__default__
+        return ServerConfig
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Where resources open and close; entered once a worker, before the first request."""
+        yield
+
+    def setup(self, app: FastAPI) -> None:
+        """Where a server adds routes of its own."""
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Path → what answers a POST to it."""
+        return {}
+
+    def app(self) -> FastAPI:
+        """The ASGI app of this instance."""
+        app = FastAPI(title=self.name, description=inspect.getdoc(type(self)) or "")
+        app.add_route("/health", self._health, methods=["GET"])
+        app.add_route("/metrics", self._prometheus, methods=["GET"])
+        for path, endpoint in self.endpoints().items():
+            app.add_route(path, self._answers(path, endpoint), methods=["POST"])
+        self.setup(app)
+        return app
+
+    def _answers(self, path: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[HTTPResponse]]:
+        """The one boundary: JSON in, JSON or a named error out, timed."""
+        seconds = self._seconds.labels(self.name, path)
+
+        async def answer(request: Request) -> HTTPResponse:
+            start = time.perf_counter()
+            rollout_id.set(request.headers.get(ROLLOUT_HEADER, ""))
+            try:
+                with blame(self.name, self.error_kind):
+                    body = orjson.dumps(await endpoint(as_body(await request.body())))
+                return HTTPResponse(body, media_type="application/json")
+            except PartError as error:
+                self._errors.labels(self.name, path, error.kind).inc()
+                return HTTPResponse(error.to_wire(), error.status, media_type="application/json")
+            finally:
+                seconds.observe(time.perf_counter() - start)
+
+        return answer
+
+    async def _health(self, _: Request) -> HTTPResponse:
+        body = {"instance": self.name, "kind": self.kind, "state": self.state}
+        return HTTPResponse(orjson.dumps(body), media_type="application/json")
+
+    async def _prometheus(self, _: Request) -> HTTPResponse:
+        return HTTPResponse(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+class ModelServer(Server[ModelConfigT]):
+    """A policy model. Write `responses` or `chat_completions`, whichever the engine speaks; the other
+    follows."""
+
+    kind = "responses_api_models"
+    error_kind = "model_error"
+
+    async def responses(self, params: Json) -> Json:
+        """A Responses-API request → its response object."""
+        return chat.to_response(await self.chat_completions(chat.to_chat(params)), params)
+
+    async def chat_completions(self, body: Json) -> Json:
+        """A Chat Completions request → its completion object."""
+        return chat.to_completion(await self.responses(chat.to_params(body)))
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """The two endpoints of every model server."""
+        return {"/v1/responses": self.responses, "/v1/chat/completions": self.chat_completions}
+
+
+class ResourcesServer(Server[ResourcesConfigT]):
+    """An environment: tools, sessions and a verifier.
+
+    Write `verify(self, task, response)`; tools are methods under `@tool`; `seed(self, task)` answers the
+    state of a new session, which `verify` and the tools get as `state` if they ask for it.
+    """
+
+    kind = "resources_servers"
+    error_kind = "verifier_error"
+
+    def __init__(self, config: ResourcesConfigT, *, name: str, client: Client) -> None:
+        super().__init__(config, name=name, client=client)
+        self._sessions = Sessions(config.session_ttl_s)
+        self._verify_task = _annotation(type(self).verify, "task", Task)
+        self._verify_takes_state = "state" in inspect.signature(type(self).verify).parameters
+        self._seed_task = _annotation(type(self).seed, "task", Task)
+        self._has_state = type(self).seed is not ResourcesServer.seed
+
+    def seed(self, task: Any) -> Any:
+        """The state of a new session (any object), or nothing."""
+
+    def verify(self, task: Any, response: Response) -> Any:
+        """The verdict: a reward, or an object with `reward` and whatever else belongs into the record."""
+        raise NotImplementedError(f"{type(self).__name__} has no verify(self, task, response)")
+
+    @classmethod
+    def tools(cls) -> list[Json]:
+        """The tools' definitions as `responses_create_params.tools` takes them."""
+        return [tool.definition for tool in tools_of(cls)]
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Seeding, the verifier, and one endpoint a tool."""
+        tools = {f"/{tool.name}": self._tool_endpoint(tool) for tool in tools_of(type(self))}
+        return {"/seed_session": self.seed_session, "/verify": self.verify_rollout} | tools
+
+    async def seed_session(self, row: Json) -> Json:
+        """Open the session of a rollout with the task's row."""
+        if self._has_state:
+            state = await _call(self.seed, _validated(self._seed_task, row))
+            self._sessions.open(rollout_id.get(), state)
+        return {}
+
+    async def verify_rollout(self, row: Json) -> Json:
+        """The row with its verdict; ends the session."""
+        try:
+            task = _validated(self._verify_task, row)
+            if "response" not in row:
+                raise PartError("bad_request", "there is no 'response' to verify")
+            arguments: list[Any] = [task, _validated(Response, row["response"])]
+            if self._verify_takes_state:
+                arguments.append(self._sessions.get(rollout_id.get()).state)
+            verdict = await _call(self.verify, *arguments)
+        finally:
+            self._sessions.close(rollout_id.get())
+        return row | as_verdict(verdict)
+
+    def _tool_endpoint(self, tool: Tool) -> Endpoint:
+        method = getattr(self, tool.name)
+
+        async def call(body: Json) -> Any:
+            try:
+                model = tool.arguments.model_validate(body)
+            except ValidationError as error:
+                known = list(tool.arguments.model_fields)
+                message = explain(error, where=tool.name, known=known, noun="parameter")
+                raise PartError("bad_arguments", message) from error
+            arguments = {name: getattr(model, name) for name in tool.arguments.model_fields}
+            with blame(f"{self.name}/{tool.name}", "tool_error"):
+                async with asyncio.timeout(self.config.tool_timeout_s):
+                    if not tool.takes_state:
+                        return await _call(method, **arguments)
+                    session = self._sessions.get(rollout_id.get())
+                    async with session.lock:
+                        return await _call(method, state=session.state, **arguments)
+
+        return call
+
+
+@dataclass(slots=True)
+class Calls:
+    """An agent's way out during one rollout: its model and its declared tools, timed."""
+
+    client: Client
+    config: AgentConfig
+    declared: frozenset[str]
+    model_s: float = 0.0
+    tools_s: float = 0.0
+
+    async def model(self, params: Json) -> Json:
+        """One response of the policy model.
+
+        Raises:
+            PartError: the model server's or the provider's failure.
+        """
+        start = time.perf_counter()
+        try:
+            server, timeout_s = self.config.model_server.name, self.config.model_timeout_s
+            return await self.client.post(server, "/v1/responses", params, timeout_s=timeout_s)
+        finally:
+            self.model_s += time.perf_counter() - start
+
+    async def tool(self, call: Json) -> Json:
+        """Run a `function_call` item; the `function_call_output` item to show to the model.
+
+        A tool that is not declared, arguments that do not fit, an exception in the tool and a tool that takes
+        too long are shown to the model. Anything else that fails is an infrastructure failure.
+
+        Raises:
+            PartError: the environment is gone, or lost the session.
+        """
+        start = time.perf_counter()
+        try:
+            output = await self._tool(str(call.get("name", "")), call.get("arguments"))
+        except PartError as error:
+            if error.kind not in ("bad_arguments", "tool_error", "timeout"):
+                raise
+            output = orjson.dumps({"error": error.message}).decode()
+        finally:
+            self.tools_s += time.perf_counter() - start
+        return {"type": "function_call_output", "call_id": call.get("call_id", ""), "output": output}
+
+    async def _tool(self, name: str, arguments: Any) -> str:
+        if name not in self.declared:
+            known = did_you_mean(name, [*self.declared])
+            raise PartError("bad_arguments", f"there is no tool {name!r}{known}")
+        body = parse_arguments(arguments)
+        if body is None:
+            shown = str(arguments)[:200]
+            raise PartError("bad_arguments", f"the arguments of {name} are not a JSON object: {shown}")
+        server, timeout_s = self.config.resources_server.name, self.config.rollout_timeout_s
+        answer = await self.client.call(server, f"/{name}", body, timeout_s=timeout_s)
+        # A tool that answers text shows that text; anything else is shown as the JSON it is.
+        return orjson.loads(answer) if answer.startswith(b'"') else answer.decode()
+
+
+class AgentServer(Server[AgentConfigT]):
+    """An agent: write `responses(self, params, calls)`, which turns a request into a whole trajectory."""
+
+    kind = "agents"
+    error_kind = "agent_error"
+
+    async def responses(self, params: Json, calls: Calls) -> Json:
+        """The response whose `output` holds every item of every step, in order, with the usage summed."""
+        raise NotImplementedError(f"{type(self).__name__} has no responses(self, params, calls)")
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """A whole rollout, and the trajectory alone."""
+        return {"/run": self.run, "/v1/responses": self._respond}
+
+    async def run(self, row: Json) -> Json:
+        """Seed the session, let the agent work, verify: the row with `response`, verdict and step times."""
+        resources, timeout_s = self.config.resources_server.name, self.config.rollout_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.client.post(resources, "/seed_session", row, timeout_s=timeout_s)
+                calls = self._calls(row["responses_create_params"])
+                response = await self.responses(row["responses_create_params"], calls)
+                start = time.perf_counter()
+                row = await self.client.post(
+                    resources, "/verify", row | {"response": response}, timeout_s=timeout_s
+                )
+        except TimeoutError as error:
+            message = f"the rollout took longer than rollout_timeout_s={timeout_s:g}"
+            raise PartError("timeout", message, where=self.name) from error
+        verify_s = time.perf_counter() - start
+        return row | {"metadata": {"model_s": calls.model_s, "tools_s": calls.tools_s, "verify_s": verify_s}}
+
+    async def _respond(self, params: Json) -> Json:
+        return await self.responses(params, self._calls(params))
+
+    def _calls(self, params: Json) -> Calls:
+        tools = cast(list[Json], params.get("tools") or [])
+        return Calls(self.client, self.config, frozenset(str(tool.get("name")) for tool in tools))
+
+
+def as_body(data: bytes) -> Json:
+    """The JSON object that a request holds; an empty body is an empty object."""
+    try:
+        body = orjson.loads(data or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise PartError("bad_request", f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise PartError("bad_request", f"the body is not a JSON object but {type(body).__name__}")
+    return cast(Json, body)
+
+
+def as_verdict(verdict: Any) -> Json:
+    """What a verifier answered, as the fields it adds to the record.
+
+    Raises:
+        PartError: there is no finite reward in it.
+    """
+    fields: Json = dict(cast(Json, verdict)) if isinstance(verdict, dict) else {"reward": verdict}
+    reward = fields.get("reward")
+    if not isinstance(reward, int | float) or not float("-inf") < reward < float("inf"):
+        raise PartError("verifier_error", f"the verifier answered no finite reward but {reward!r}")
+    return fields | {"reward": float(reward)}
+
+
+def _validated(model: type[BaseModel], row: Any) -> Any:
+    try:
+        return model.model_validate(row)
+    except ValidationError as error:
+        message = explain(error, where="the row", known=[*model.model_fields])
+        raise PartError("bad_request", message) from error
+
+
+async def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """An `async def` here on the loop, a plain `def` in a thread."""
+    if inspect.iscoroutinefunction(method):
+        return await method(*args, **kwargs)
+    return await asyncio.to_thread(method, *args, **kwargs)
+
+
+def _annotation(method: Callable[..., Any], parameter: str, default: type[Task]) -> type[Task]:
+    annotation = inspect.signature(method, eval_str=True).parameters[parameter].annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Task) else default
