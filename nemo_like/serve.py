@@ -1,0 +1,287 @@
+"""One worker process: the servers it holds, behind one door.
+
+The supervisor writes a `WorkerSpec` to standard input and keeps the pipe open; its end is the order to stop.
+Sockets are inherited, so an address outlives the process behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import AsyncGenerator, MutableMapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import uvicorn
+import uvloop
+
+from nemo_like.client import ROLLOUT_HEADER, ASGIApp, Client, owner, raise_file_limit
+from nemo_like.errors import ConfigError, Error, PartError, did_you_mean
+from nemo_like.registry import load_file
+from nemo_like.server import Server
+from nemo_like.types import Json
+
+log = logging.getLogger(__name__)
+
+COOKIE = "session_id"
+BACKLOG = 8192
+KEEPALIVE_S = 75
+STOP_S = 5.0
+"""Seconds after the order to stop at which a worker that is still busy is ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerSpec:
+    """One server in a worker: its code, its settings, and its inherited public listener."""
+
+    name: str
+    file: str
+    settings: Json
+    listener: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSpec:
+    """What a worker needs to know, secrets included: it travels through a pipe, never in argv or the
+    environment."""
+
+    index: int
+    servers: Sequence[ServerSpec]
+    peers: dict[str, list[str]]
+    """Name of every server of the run → the private address of each worker that holds it."""
+    listener: int
+    """The worker's own listener, on which a server is found at `/~name`."""
+    report: int
+    """Where the worker reports one JSON line: ready, or why not."""
+
+    def to_json(self) -> bytes:
+        """As it travels."""
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> WorkerSpec:
+        """As it arrives."""
+        fields = orjson.loads(data)
+        servers = [ServerSpec(**server) for server in fields.pop("servers")]
+        return cls(servers=servers, **fields)
+
+
+class Worker:
+    """Servers that share a process call each other's app; `app` is the door for everybody else."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.apps: dict[str, ASGIApp] = {}
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[Client]:
+        """Load the servers and hold their resources open; the client that reaches them."""
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(Client(self.spec.peers, self.apps))
+            servers = [load_server(spec, client) for spec in self.spec.servers]
+            self.apps.update({server.name: cast(ASGIApp, server.app()) for server in servers})
+            for server in servers:
+                await stack.enter_async_context(server.lifespan())
+                server.state = "ready"
+            yield client
+
+
+class Door:
+    """The app behind every listener of a worker: finds the server, and the worker that holds the session.
+
+    A request is for the server whose listener it came in by; on the worker's own listener `/~name` says so.
+    One without a rollout id gets an id that this worker owns, and keeps it as a cookie from `/seed_session`
+    on.
+    """
+
+    def __init__(
+        self, spec: WorkerSpec, apps: dict[str, ASGIApp], ports: dict[int, str], client: Client
+    ) -> None:
+        self._spec, self._apps, self._ports, self._client = spec, apps, ports, client
+        self._workers = len(spec.peers[spec.servers[0].name])
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        name, path = self._ports.get(scope["server"][1]), scope["path"]
+        if name is None:
+            name, _, rest = path.removeprefix("/~").partition("/")
+            path = "/" + rest
+        if name not in self._apps:
+            await _answer(send, PartError("not_found", f"there is no server {name!r} here"))
+            return
+        rollout, given = _rollout_of(scope["headers"])
+        if not rollout:
+            rollout = self._own_id()
+        if not given:
+            scope["headers"] = [*scope["headers"], (ROLLOUT_HEADER.encode(), rollout.encode())]
+            if path == "/seed_session":
+                send = _with_cookie(send, rollout)
+        scope["path"] = path
+        scope["raw_path"] = path.encode()
+        if self._workers > 1 and owner(rollout, self._workers) != self._spec.index:
+            await self._pass_on(name, path, rollout, receive, send)
+        else:
+            await self._apps[name](scope, receive, send)
+
+    def _own_id(self) -> str:
+        while owner(rollout := secrets.token_hex(12), self._workers) != self._spec.index:
+            pass
+        return rollout
+
+    async def _pass_on(self, name: str, path: str, rollout: str, receive: Any, send: Any) -> None:
+        """Another worker holds this session: ask it, and hand on what it answers."""
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        url = self._spec.peers[name][owner(rollout, self._workers)] + path
+        try:
+            status, answer = await self._client.send(url, body, {ROLLOUT_HEADER: rollout})
+        except OSError as error:
+            await _answer(send, PartError("unreachable", f"the worker of this session: {error}", where=name))
+            return
+        await _send(send, status, answer)
+
+
+def load_server(spec: ServerSpec, client: Client) -> Server[Any]:
+    """The server instance that `spec` describes.
+
+    Raises:
+        ConfigError: its settings are wrong, or its file holds no server class.
+    """
+    path, _, wanted = spec.file.partition(".py:")
+    module = load_file(Path(path if not wanted else path + ".py"))
+    classes: dict[str, type[Server[Any]]] = {
+        name: cls
+        for name, cls in vars(module).items()
+        if isinstance(cls, type) and issubclass(cls, Server) and cls.__module__ == module.__name__
+    }
+    if wanted and wanted not in classes:
+        hint = did_you_mean(wanted, [*classes])
+        raise ConfigError(f"{spec.file}: there is no server class '{wanted}'{hint}")
+    if not wanted and len(classes) != 1:
+        found = ", ".join(classes) or "none"
+        hint = "or write entrypoint: app.py:Name"
+        raise ConfigError(f"{spec.file} should hold one server class (got {found}); {hint}")
+    cls = classes[wanted] if wanted else next(iter(classes.values()))
+    config = cls.config_class().from_mapping(spec.settings, where=spec.name)
+    return cls(config, name=spec.name, client=client)
+
+
+def main() -> None:
+    """Run the worker that standard input describes, until standard input ends."""
+    spec = WorkerSpec.from_json(sys.stdin.buffer.readline())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    raise_file_limit()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(spec))
+    except Error as error:
+        _report(spec.report, {"error": str(error)})
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 the process's one boundary: the supervisor has to hear of anything
+        traceback.print_exc()
+        _report(spec.report, {"error": f"{type(error).__name__}: {error}"})
+        sys.exit(1)
+
+
+async def _serve(spec: WorkerSpec) -> None:
+    worker = Worker(spec)
+    own = socket.socket(fileno=spec.listener)
+    public = {server.name: socket.socket(fileno=server.listener) for server in spec.servers}
+    async with worker.run() as client:
+        ports = {listener.getsockname()[1]: name for name, listener in public.items()}
+        config = uvicorn.Config(
+            Door(spec, worker.apps, ports, client),
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEPALIVE_S,
+            timeout_graceful_shutdown=1,
+        )
+        server = _Uvicorn(config, spec.report)
+        _stop_with_parent(server)
+        await server.serve(sockets=[own, *public.values()])
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn that tells the supervisor when it accepts requests."""
+
+    def __init__(self, config: uvicorn.Config, report: int) -> None:
+        super().__init__(config)
+        self._report_to = report
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        _report(self._report_to, {"ready": True})
+
+
+def _stop_with_parent(server: uvicorn.Server) -> None:
+    """End with standard input: cleanly, or after `STOP_S` at once, whatever the event loop is busy with."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        server.should_exit = True
+        threading.Event().wait(STOP_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="stop-with-parent", daemon=True).start()
+
+
+def _report(descriptor: int, message: Json) -> None:
+    with os.fdopen(descriptor, "wb") as pipe:
+        pipe.write(orjson.dumps(message) + b"\n")
+
+
+def _rollout_of(headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, bool]:
+    """The rollout that a request belongs to, and whether its header said so (or its cookie, or nothing)."""
+    cookie = b""
+    for key, value in headers:
+        if key == b"x-rollout-id":
+            return value.decode("latin-1"), True
+        if key == b"cookie":
+            cookie = value
+    morsel = SimpleCookie(cookie.decode("latin-1")).get(COOKIE) if cookie else None
+    return (morsel.value if morsel else ""), False
+
+
+def _with_cookie(send: Any, rollout: str) -> Any:
+    async def sending(message: Json) -> None:
+        if message["type"] == "http.response.start":
+            cookie = f"{COOKIE}={rollout}; Path=/; HttpOnly; SameSite=Lax".encode()
+            message = message | {"headers": [*message.get("headers", []), (b"set-cookie", cookie)]}
+        await send(message)
+
+    return sending
+
+
+async def _answer(send: Any, error: PartError) -> None:
+    await _send(send, error.status, error.to_wire())
+
+
+async def _send(send: Any, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+if __name__ == "__main__":
+    main()
