@@ -1,0 +1,362 @@
+"""The commands. Each imports what it needs inside, so that none waits for another's libraries.
+
+Results go to standard output; progress, warnings and errors go to standard error. The exit status is 0 when
+the command did what was asked, 1 when something failed, 2 when what was asked is wrong, 130 when it was
+interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import Field
+
+from nemo_like.errors import Error, UsageError
+from nemo_like.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_like.collect import Collected, Progress
+    from nemo_like.head import ServerInfo
+
+QUICKSTART = "configs/quickstart.yaml"
+T = TypeVar("T")
+
+
+class StatusConfig(Settings):
+    """What `ng_status` shows."""
+
+    json_output: bool = Field(False, alias="json")
+    """Whether to print JSON, one object a server."""
+
+
+class MakeDataConfig(Settings):
+    """What `ng_make_data` makes."""
+
+    resources_server: str
+    """The environment, by name."""
+    output: Path
+    """JSONL file to write."""
+    n: int = Field(100, ge=1)
+    """How many tasks."""
+    seed: int = 0
+    """The same seed makes the same tasks."""
+    overwrite: bool = False
+    """Whether to replace an existing file."""
+
+
+def run() -> int:
+    """Start the servers of a configuration and keep them running until Ctrl-C.
+
+    Without arguments it starts the quickstart: an embedded model, its environments and agents.
+
+        ng_run ng_run model=embedded env=[arithmetic,word_count] ng_run
+        "+config_paths=[responses_api_models/openai_model/configs/openai_model.yaml,…]" +policy_base_url=…
+    """
+    from nemo_like.config import StackConfig, load
+    from nemo_like.head import serve_head
+    from nemo_like.settings import redacted
+    from nemo_like.supervisor import LOG_DIR, running
+
+    async def main(arguments: Sequence[str]) -> int:
+        config = load(arguments, default_paths=[QUICKSTART])
+        if not config.instances:
+            raise UsageError("the configuration holds no server; try: ng_run, or ng_run model=… env=[…]")
+        start = time.monotonic()
+        async with AsyncExitStack() as stack:
+            supervisor = await stack.enter_async_context(running(config))
+            head_config = config.settings(StackConfig).head_server
+            head = serve_head(head_config, supervisor.servers, redacted(config.values))
+            url = await stack.enter_async_context(head)
+            servers = supervisor.servers()
+            _print_servers(servers)
+            took_s = time.monotonic() - start
+            print(f"All {len(servers)} servers are ready after {took_s:.1f} s. Head: {url}, logs: {LOG_DIR}/")
+            print("Ctrl-C stops them.", flush=True)
+            await asyncio.Event().wait()
+        return 0
+
+    return _command("ng_run", run, [StackConfig], main)
+
+
+def collect_rollouts() -> int:
+    """Collect a rollout of every task in a JSONL file, in parallel, resuming what is there.
+
+    Against the servers of `ng_run` in this directory:
+
+        ng_collect_rollouts +agent_name=… +input_jsonl_fpath=… +output_jsonl_fpath=…
+
+    or, with `+config_paths=[…]` or names, with servers of its own, stopped at the end:
+
+        ng_collect_rollouts model=embedded env=arithmetic +input_jsonl_fpath=… +output_jsonl_fpath=…
+    """
+    from nemo_like.client import Client
+    from nemo_like.collect import CollectConfig, collect
+    from nemo_like.config import StackConfig, find, load
+    from nemo_like.fingerprint import agents_of
+    from nemo_like.head import find_servers
+    from nemo_like.settings import redacted
+    from nemo_like.supervisor import running
+
+    async def main(arguments: Sequence[str]) -> int:
+        config = load(arguments, CollectConfig)
+        stack_config: StackConfig = config.settings(StackConfig)
+        wanted: CollectConfig = config.settings(CollectConfig)
+        input_file = find(wanted.input_jsonl_fpath, config.roots)
+        async with AsyncExitStack() as stack:
+            if stack_config.config_paths or stack_config.model or stack_config.env:
+                servers = (await stack.enter_async_context(running(config))).servers()
+            else:
+                async with Client({}) as probe:
+                    servers = await find_servers(stack_config.head_server, probe)
+            client = Client({server.name: server.workers for server in servers})
+            await stack.enter_async_context(client)
+            bar = stack.enter_context(_ProgressBar())
+            collected = await collect(
+                wanted,
+                agents_of(servers),
+                client,
+                input_file=input_file,
+                run=redacted(config.values),
+                on_progress=bar.show,
+            )
+        return _report(collected, wanted.output_jsonl_fpath)
+
+    return _command("ng_collect_rollouts", collect_rollouts, [CollectConfig, StackConfig], main)
+
+
+def make_data() -> int:
+    """Make tasks for an environment.
+
+    ng_make_data +resources_server=arithmetic +n=1000 +seed=0 +output=data/arithmetic.jsonl
+    """
+    import random
+    from itertools import islice
+
+    import orjson
+
+    from nemo_like.config import StackConfig, find, load
+    from nemo_like.plan import checked_row
+    from nemo_like.registry import load_file
+
+    async def main(arguments: Sequence[str]) -> int:
+        config = load(arguments, MakeDataConfig)
+        wanted: MakeDataConfig = config.settings(MakeDataConfig)
+        generator = find(f"resources_servers/{wanted.resources_server}/make_data.py", config.roots)
+        if wanted.output.exists() and not wanted.overwrite:
+            raise UsageError(f"{wanted.output} exists; +overwrite=true replaces it")
+        rows = islice(load_file(generator).tasks(random.Random(wanted.seed)), wanted.n)
+        wanted.output.parent.mkdir(parents=True, exist_ok=True)
+        with wanted.output.open("wb") as file:
+            for row in rows:
+                line = orjson.dumps(row)
+                checked_row(line)
+                file.write(line + b"\n")
+        print(f"{wanted.n} tasks in {wanted.output}")
+        return 0
+
+    return _command("ng_make_data", make_data, [MakeDataConfig, StackConfig], main)
+
+
+def status() -> int:
+    """Show the servers that run in this directory, and whether they answer."""
+    from dataclasses import asdict
+
+    import orjson
+
+    from nemo_like.client import Client
+    from nemo_like.config import StackConfig, load
+    from nemo_like.errors import PartError
+    from nemo_like.head import PROBE_S, find_servers
+
+    async def main(arguments: Sequence[str]) -> int:
+        config = load(arguments, StatusConfig)
+        wanted: StatusConfig = config.settings(StatusConfig)
+        async with Client({}) as client:
+            servers = await find_servers(config.settings(StackConfig).head_server, client)
+
+            async def state(server: ServerInfo) -> str:
+                try:
+                    return str((await client.get(f"{server.url}/health", timeout_s=PROBE_S))["state"])
+                except (PartError, TimeoutError, KeyError):
+                    return "does not answer"
+
+            states = await asyncio.gather(*map(state, servers))
+        if wanted.json_output:
+            for server, its_state in zip(servers, states, strict=True):
+                print(orjson.dumps(asdict(server) | {"state": its_state}).decode())
+        else:
+            _print_servers(servers, states)
+            healthy = states.count("ready")
+            print(f"{len(servers)} servers found ({healthy} healthy, {len(servers) - healthy} unhealthy)")
+        return 0 if set(states) == {"ready"} else 1
+
+    return _command("ng_status", status, [StatusConfig, StackConfig], main)
+
+
+def version() -> int:
+    """Show the versions of this package, of Python and of what it stands on."""
+    import platform
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    from nemo_like import __version__
+
+    async def main(_: Sequence[str]) -> int:
+        print(f"nemo-like {__version__}, Python {platform.python_version()}, {platform.platform()}")
+        for package in ("pydantic", "fastapi", "uvicorn", "aiohttp", "hydra-core", "omegaconf", "xllamacpp"):
+            try:
+                print(f"  {package} {version_of(package)}")
+            except PackageNotFoundError:
+                print(f"  {package} is not installed")
+        return 0
+
+    return _command("ng_version", version, [], main)
+
+
+def _command(
+    name: str,
+    command: Callable[[], int],
+    settings: Sequence[type[Settings]],
+    main: Callable[[Sequence[str]], Coroutine[Any, Any, int]],
+) -> int:
+    """Run a command: help, signals, and every error as readable lines with an exit status."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(_help(name, command, settings))
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return _run(main(arguments))
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except Error as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        hint = (
+            "; what was finished is kept, the same command resumes" if name == "ng_collect_rollouts" else ""
+        )
+        print(f"{name}: interrupted{hint}", file=sys.stderr)
+        return 130
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    """Run the event loop; SIGTERM ends it as Ctrl-C does: cleanly once, and at once the second time."""
+    import uvloop
+
+    terminated = False
+
+    async def watched() -> T:
+        task = asyncio.current_task()
+
+        def terminate() -> None:
+            nonlocal terminated
+            if terminated or task is None:
+                sys.exit(130)
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        return await main
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(watched())
+        except asyncio.CancelledError:
+            if terminated:
+                raise KeyboardInterrupt from None
+            raise
+
+
+def _help(name: str, command: Callable[[], int], settings: Sequence[type[Settings]]) -> str:
+    """A command's docstring, and its parameters with types, defaults and help."""
+    lines = [textwrap.dedent("    " + (command.__doc__ or "")).strip(), "", f"{name} [name=value …]", ""]
+    for cls in settings:
+        for key, field in cls.model_fields.items():
+            kind = str(getattr(field.annotation, "__name__", field.annotation)).replace("pathlib.", "")
+            default = (
+                "required"
+                if field.is_required()
+                else f"default {field.get_default(call_default_factory=True)}"
+            )
+            lines.append(f"  {field.alias or key}: {kind} ({default})")
+            lines += textwrap.wrap(" ".join((field.description or "").split()), 100, initial_indent="      ")
+    return "\n".join(lines)
+
+
+def _print_servers(servers: Sequence[ServerInfo], states: Sequence[str] = ()) -> None:
+    rows = [("name", "kind", "url", "pid", *(["state"] if states else []))]
+    for i, server in enumerate(servers):
+        pids = " ".join(str(pid) for pid in server.pids)
+        rows.append((server.name, server.kind, server.url, pids, *([states[i]] if states else [])))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class _ProgressBar:
+    """The live line: how many of how many, and the running metrics."""
+
+    def __enter__(self) -> _ProgressBar:
+        self._bar: Any = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """Draw what has changed."""
+        if self._bar is None:
+            from tqdm import tqdm
+
+            counts = progress.counts
+            self._bar = tqdm(
+                total=counts.total - counts.exhausted,
+                initial=counts.done,
+                desc="Collecting rollouts",
+                dynamic_ncols=True,
+            )
+        key = progress.running.summary()
+        shown = {"reward": key["avg_reward"], "success": key["success_rate"], "tools": key["avg_tool_calls"]}
+        if progress.failed:
+            shown["failed"] = progress.failed
+        self._bar.set_postfix({k: f"{v:.3g}" for k, v in shown.items() if v is not None}, refresh=False)
+        self._bar.update(progress.counts.done + progress.done - self._bar.n)
+
+
+def _report(collected: Collected, output: Path) -> int:
+    """Print what a collection ended with; its exit status."""
+    from nemo_like.metrics import format_summary
+    from nemo_like.store import Files
+
+    for summary in collected.summaries:
+        if len(collected.summaries) > 1:
+            print(f"\n{summary['agent_ref']['name']}")
+        print(format_summary(summary))
+    for failed in collected.failed:
+        print(
+            f"{failed.kind} in {failed.where}, {failed.attempts} attempts; the last: {failed.message[:300]}"
+        )
+    counts, files = collected.counts, Files(output)
+    print(f"\n{counts.done} of {counts.total} rollouts are in {output}")
+    if counts.foreign:
+        print(f"{counts.foreign} more there are of tasks not in this input; they are in no metric")
+    if counts.owed:
+        print(f"{counts.owed} are still owed: the same command tries them again")
+    if counts.exhausted:
+        print(
+            f"{counts.exhausted} failed too often ({files.failures}); a higher +max_attempts tries them again"
+        )
+    print(f"metrics: {files.metrics}\nnext:    jq .reward {output} | sort -n | uniq -c")
+    return 0 if counts.done or not counts.total else 1

@@ -1,0 +1,276 @@
+"""Collecting: every rollout that is owed, in parallel, into the rollouts file.
+
+`plan` says what is owed, `for_each` does it a bounded number at a time, `store` keeps it. A rollout that
+fails is data; what failed is tried again after the first pass. When everything fails in the same way the run
+stops early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import Field, field_validator
+
+from nemo_like import metrics
+from nemo_like.client import Client, raise_file_limit, rollout_id
+from nemo_like.errors import (
+    NOT_THE_TASKS_FAULT,
+    PartError,
+    StackError,
+    StoreError,
+    UsageError,
+    did_you_mean,
+)
+from nemo_like.fingerprint import Agent, settle
+from nemo_like.plan import Counts, Failed, Job, Plan
+from nemo_like.record import as_failure, as_rollout, merged
+from nemo_like.settings import Settings
+from nemo_like.store import Files, RolloutStore
+from nemo_like.types import Json, Scored
+from nemo_like.workers import for_each
+
+DEFAULT_CONCURRENCY = 64
+SPARE_FILES = 100
+SAME_FAILURE = 24
+"""So many rollouts in a row that fail the same way, and none that does not, end the run."""
+
+
+class CollectConfig(Settings):
+    """What `ng_collect_rollouts` does."""
+
+    input_jsonl_fpath: Path
+    """JSONL of tasks, one a line: `responses_create_params`, and what the verifier needs."""
+    output_jsonl_fpath: Path
+    """JSONL that the rollouts are appended to; an existing one is resumed."""
+    agent_name: str | None = None
+    """The agent of the rows that name none in `agent_ref`; not needed where the run has one agent."""
+    limit: int | None = Field(None, ge=1)
+    """How many tasks, from the top; null is all."""
+    num_repeats: int = Field(1, ge=1)
+    """Rollouts a task; null is 1."""
+    num_samples_in_parallel: int | None = Field(None, ge=1)
+    """Rollouts in flight at once; null is 64."""
+    responses_create_params: Json = Field(default_factory=dict)
+    """Merged deeply over every row's: temperature, top_p, max_output_tokens, …"""
+    max_attempts: int = Field(3, ge=1)
+    """How often a rollout that fails is tried, attempts of earlier runs included."""
+    rollout_timeout_s: float = Field(3600.0, gt=0)
+    """Seconds after which the collector gives a rollout up."""
+    overwrite: bool = False
+    """Whether to delete what the output file holds, instead of resuming it."""
+    resume_from_cache: bool = True
+    """Resuming is the default; false is refused where there is something to resume."""
+
+    @field_validator("num_repeats", mode="before")
+    @classmethod
+    def _null_is_one(cls, value: Any) -> Any:
+        return 1 if value is None else value
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run looks like while it goes on."""
+
+    counts: Counts
+    """As the run began."""
+    running: metrics.Running
+    done: int = 0
+    """Rollouts that this run has on disk."""
+    failed: int = 0
+    """Attempts that failed in this run."""
+    in_flight: dict[str, float] = field(default_factory=dict[str, float])
+    """Rollout id → when it began, monotonic seconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """What a run ended with."""
+
+    counts: Counts
+    summaries: list[Json]
+    """The aggregate metrics, one entry an agent."""
+    failed: list[Failed]
+    """Failed attempts by kind, with an example's words."""
+
+
+async def collect(
+    config: CollectConfig,
+    agents: Mapping[str, Agent],
+    client: Client,
+    *,
+    input_file: Path,
+    run: Json,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Collected:
+    """Do what is owed, whatever the output file already holds.
+
+    `run` is the redacted configuration, kept beside the output.
+
+    Raises:
+        UsageError: the input or the parameters are wrong; nothing was sent.
+        StoreError: the output belongs to another run, or can't be written.
+        StackError: everything fails in the same way.
+    """
+    files = Files(config.output_jsonl_fpath)
+    concurrency = config.num_samples_in_parallel or DEFAULT_CONCURRENCY
+    _check_files(config, input_file, concurrency)
+    if config.overwrite:
+        files.delete()
+    loop = asyncio.get_running_loop()
+    # Filled below: the store begins to write, and so to call back, only after that.
+    progress: Progress
+
+    def count(scored: list[Scored]) -> None:
+        for one in scored:
+            progress.running.add(one)
+        progress.done += len(scored)
+        on_progress(progress)
+
+    def on_durable(scored: list[Scored]) -> None:
+        loop.call_soon_threadsafe(count, scored)
+
+    with (
+        RolloutStore(config.output_jsonl_fpath, on_durable) as store,
+        Plan(
+            input_file,
+            files.index,
+            agent_of=lambda row: _agent_of(row, config.agent_name, agents),
+            limit=config.limit,
+            num_repeats=config.num_repeats,
+            max_attempts=config.max_attempts,
+        ) as plan,
+    ):
+        mine = [agents[name] for name in plan.agents()]
+        settle(files, mine, config.responses_create_params, run)
+        progress = Progress(plan.counts(), metrics.Running(**plan.sums()))
+        on_progress(progress)
+        try:
+            await _Collector(config, agents, client, plan, progress).run(store, concurrency)
+        finally:
+            store.flush()
+            summaries = [_summary(plan, agent) for agent in mine]
+            files.metrics.write_bytes(orjson.dumps(summaries, option=orjson.OPT_INDENT_2))
+        failed = [failed for agent in mine for failed in plan.failures(agent.name)]
+        return Collected(counts=plan.counts(), summaries=summaries, failed=failed)
+
+
+class _Collector:
+    """One run: what its rollouts share."""
+
+    def __init__(
+        self,
+        config: CollectConfig,
+        agents: Mapping[str, Agent],
+        client: Client,
+        plan: Plan,
+        progress: Progress,
+    ) -> None:
+        self.config, self.agents, self.client, self.plan, self.progress = (
+            config,
+            agents,
+            client,
+            plan,
+            progress,
+        )
+        self._latest = deque[PartError | None](maxlen=SAME_FAILURE)
+        self._any_done = False
+
+    async def run(self, store: RolloutStore, concurrency: int) -> None:
+        """Every owed rollout once, then what failed, again and again, until nothing is owed that could
+        succeed."""
+        for pass_number in range(self.config.max_attempts):
+            before = self.progress.failed
+            jobs = self.plan.owed(again=pass_number > 0)
+            await for_each(jobs, lambda job: self._attempt(store, job), concurrency)
+            # The next pass reads the index.
+            await asyncio.to_thread(store.flush)
+            if self.progress.failed == before:
+                return
+
+    async def _attempt(self, store: RolloutStore, job: Job) -> None:
+        """One attempt at one rollout: a row in the rollouts or in the failures."""
+        started_at, start = time.time(), time.monotonic()
+        rollout = f"{job.task_key}.{job.rollout_index}.{started_at:.6f}"
+        rollout_id.set(rollout)
+        self.progress.in_flight[rollout] = start
+        task = self._task(job)
+        try:
+            timeout_s = self.config.rollout_timeout_s
+            answer = await self.client.post(job.agent, "/run", task, timeout_s=timeout_s)
+            times = {
+                "started_at": started_at,
+                "total_s": time.monotonic() - start,
+                "attempts": job.attempts + 1,
+            }
+            row = as_rollout(answer, job, self.agents[job.agent].success_threshold, times)
+        except PartError as error:
+            self.progress.failed += 1
+            store.append("failures", as_failure(task, job, error, self.config.max_attempts))
+            self._stop_if_hopeless(error)
+        else:
+            self._latest.append(None)
+            self._any_done = True
+            store.append("rollouts", row)
+        finally:
+            del self.progress.in_flight[rollout]
+
+    def _task(self, job: Job) -> Json:
+        row = self.plan.task(job)
+        params, overrides = row["responses_create_params"], self.config.responses_create_params
+        agent: Json = row.get("agent_ref") or {}
+        return row | {
+            "responses_create_params": merged(params, overrides),
+            "agent_ref": agent | {"name": job.agent},
+        }
+
+    def _stop_if_hopeless(self, error: PartError) -> None:
+        self._latest.append(error)
+        same = [e for e in self._latest if e and (e.kind, e.where) == (error.kind, error.where)]
+        if len(same) < SAME_FAILURE or (self._any_done and error.kind not in NOT_THE_TASKS_FAULT):
+            return
+        raise StackError(f"stopped: the last {SAME_FAILURE} rollouts failed in the same way: {error}")
+
+
+def _agent_of(row: Json, agent_name: str | None, agents: Mapping[str, Agent]) -> str:
+    reference: Json = row.get("agent_ref") or {}
+    name = reference.get("name") or agent_name or (next(iter(agents)) if len(agents) == 1 else None)
+    if name is None:
+        raise UsageError(f"the row names no agent; pass +agent_name=… (there are: {', '.join(agents)})")
+    if name not in agents:
+        raise UsageError(f"there is no agent '{name}'{did_you_mean(str(name), [*agents])}")
+    return str(name)
+
+
+def _check_files(config: CollectConfig, input_file: Path, concurrency: int) -> None:
+    output = config.output_jsonl_fpath
+    if output.exists() and output.samefile(input_file):
+        raise UsageError(f"output_jsonl_fpath is the input: {output}")
+    if output.is_dir() or output.suffix != ".jsonl":
+        raise UsageError(f"output_jsonl_fpath should name a .jsonl file (got {output})")
+    limit, needed = raise_file_limit(), 2 * concurrency + SPARE_FILES
+    if needed > limit:
+        most = (limit - SPARE_FILES) // 2
+        wants = f"num_samples_in_parallel={concurrency} needs {needed} open files"
+        raise UsageError(f"{wants}, the limit is {limit} (ulimit -Hn): at most {most} are possible")
+    if not config.resume_from_cache and not config.overwrite and output.exists() and output.stat().st_size:
+        raise StoreError(
+            f"{output} exists; add +overwrite=true to delete it, or drop resume_from_cache=false"
+        )
+
+
+def _summary(plan: Plan, agent: Agent) -> Json:
+    failures = {failed.kind: failed.attempts for failed in plan.failures(agent.name)}
+    summary = metrics.summarize(
+        plan.scored(agent.name),
+        failures=failures,
+        num_failed=plan.num_failed(agent.name),
+        success_threshold=agent.success_threshold,
+    )
+    return {"agent_ref": {"name": agent.name}} | summary

@@ -1,0 +1,97 @@
+"""The fingerprint: what decides what an agent's rollouts are, so that one file never mixes two kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from nemo_like import __version__
+from nemo_like.errors import StoreError
+from nemo_like.head import ServerInfo
+from nemo_like.settings import is_secret, redacted
+from nemo_like.store import Files
+from nemo_like.types import Json
+
+NOT_IDENTITY = frozenset(
+    [
+        "host",
+        "port",
+        "process",
+        "num_workers",
+        "entrypoint",
+        "datasets",
+        "description",
+        "domain",
+        "verified",
+        "verified_url",
+        "value",
+        "license",
+        "max_retries",
+        "max_concurrent_requests",
+    ]
+)
+"""Settings that may differ between two runs into one file: they change where and how, not what."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agent:
+    """An agent as the collector knows it."""
+
+    name: str
+    success_threshold: float
+    identity: Json
+    """The settings of agent, environment and model that decide what its rollouts are."""
+
+
+def agents_of(servers: Sequence[ServerInfo]) -> dict[str, Agent]:
+    """The agents among the servers of a run, with what decides what their rollouts are."""
+    by_name = {server.name: server for server in servers}
+    agents: dict[str, Agent] = {}
+    for server in servers:
+        if server.kind != "agents":
+            continue
+        parts = {"agent": server}
+        for key in ("resources_server", "model_server"):
+            reference: Json = server.settings.get(key) or {}
+            if reference.get("name") in by_name:
+                parts[key] = by_name[reference["name"]]
+        threshold = parts.get("resources_server", server).settings.get("success_threshold", 1.0)
+        identity = {
+            f"{part}.{key}": value
+            for part, info in parts.items()
+            for key, value in {"implementation": info.implementation, **info.settings}.items()
+            if _is_identity(key)
+        }
+        agents[server.name] = Agent(name=server.name, success_threshold=float(threshold), identity=identity)
+    return agents
+
+
+def _is_identity(key: str) -> bool:
+    return not (key in NOT_IDENTITY or is_secret(key) or key.endswith(("url", "timeout_s", "ttl_s")))
+
+
+def settle(files: Files, agents: Sequence[Agent], overrides: Json, run: Json) -> None:
+    """Keep the fingerprint, and the redacted configuration `run`, beside the rollouts.
+
+    Raises:
+        StoreError: the file holds rollouts of another fingerprint; the message names what differs.
+    """
+    now: Json = {f"{agent.name}.{key}": value for agent in agents for key, value in agent.identity.items()}
+    now |= {f"responses_create_params.{key}": value for key, value in overrides.items()}
+    before: Json = {}
+    if files.run.exists() and files.rollouts.stat().st_size:
+        before = orjson.loads(files.run.read_bytes()).get("fingerprint", {})
+        others = {key.split(".")[0] for key in before} - {"responses_create_params"}
+        shared = {agent.name for agent in agents} & others | {"responses_create_params"}
+        keys = sorted(key for key in {*before, *now} if key.split(".")[0] in shared)
+        differing = [key for key in keys if before.get(key) != now.get(key)]
+        if differing:
+            said = ", ".join(f"{key}={before.get(key)}, now {now.get(key)}" for key in differing)
+            advice = (
+                "choose another output_jsonl_fpath, go back to what it was, or delete it with +overwrite=true"
+            )
+            raise StoreError(f"{files.rollouts} was made with {said}; {advice}")
+    kept = {"fingerprint": before | now, "nemo_like": __version__, "config": run}
+    files.run.write_bytes(orjson.dumps(redacted(kept), option=orjson.OPT_INDENT_2))

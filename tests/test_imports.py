@@ -1,0 +1,86 @@
+"""The core has one import order, and each heavy library one home."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "nemo_like"
+ORDER = [
+    *("errors", "types", "registry", "settings", "config"),
+    *("client", "chat", "sessions", "tools", "server", "serve", "head", "supervisor"),
+    *(
+        "workers",
+        "rewards",
+        "index",
+        "store",
+        "plan",
+        "estimates",
+        "columns",
+        "metrics",
+        "record",
+        "fingerprint",
+        "collect",
+    ),
+    "cli",
+]
+HOMES = {
+    "hydra": {"config"},
+    "omegaconf": {"config"},
+    "aiohttp": {"client", "head"},
+    "fastapi": {"server"},
+    "uvicorn": {"serve"},
+    "tqdm": {"cli"},
+    "torch": set[str](),
+    "ray": set[str](),
+    "gradio": set[str](),
+    "datasets": set[str](),
+}
+CONTENT = {"agents", "resources_servers", "responses_api_models", "configs", "data"}
+
+
+def modules() -> dict[str, Path]:
+    files = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+    return files | {"rewards": PACKAGE / "rewards" / "__init__.py"}
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert set(modules()) == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_module_imports_only_from_above_itself(name: str) -> None:
+    own = {i.split(".")[1] for i in imported(modules()[name]) if i.startswith("nemo_like.")} & set(ORDER)
+    below = own & set(ORDER[ORDER.index(name) :])
+    assert not below - {name}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_heavy_library_is_imported_in_one_place(library: str) -> None:
+    homes = {n for n, f in modules().items() if library in {i.split(".")[0] for i in imported(f)}}
+    assert homes == HOMES[library]
+
+
+def test_the_core_never_imports_content() -> None:
+    for name, file in modules().items():
+        assert not {i.split(".")[0] for i in imported(file)} & CONTENT, name
+
+
+def test_importing_does_nothing() -> None:
+    code = "import nemo_like.cli, nemo_like.collect, nemo_like.supervisor, nemo_like.serve"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
