@@ -13,7 +13,7 @@ import logging
 import random
 import re
 import resource
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -22,6 +22,7 @@ from zlib import crc32
 import aiohttp
 import orjson
 
+from nemo_like.asgi import ASGIApp, call_app
 from nemo_like.errors import PartError, from_wire
 from nemo_like.types import Json
 
@@ -38,15 +39,6 @@ BACKOFF_BASE_S, BACKOFF_CAP_S = 0.5, 30.0
 OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|context window|too many tokens", re.I
 )
-
-ASGIApp = Callable[
-    [
-        MutableMapping[str, Any],
-        Callable[[], Awaitable[MutableMapping[str, Any]]],
-        Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ],
-    Awaitable[None],
-]
 
 rollout_id: ContextVar[str] = ContextVar("rollout_id", default="")
 """The rollout that the running call belongs to; set by the server that took the call."""
@@ -168,38 +160,6 @@ class Client:
             if (response.content_length or 0) > ANSWER_LIMIT_BYTES:
                 raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes is too long")
             return response.status, response.headers, await response.read()
-
-
-async def call_app(app: ASGIApp, path: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    """POST to an ASGI app of this process: (status, body)."""
-    status, parts = 500, list[bytes]()
-
-    async def receive() -> Json:
-        return {"type": "http.request", "body": data, "more_body": False}
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-        elif message["type"] == "http.response.body":
-            parts.append(message.get("body", b""))
-
-    scope: Json = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
-        "client": None,
-        "server": None,
-    }
-    await app(scope, receive, send)
-    return status, parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

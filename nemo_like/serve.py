@@ -14,18 +14,19 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import AsyncGenerator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from http.cookies import SimpleCookie
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import uvicorn
 import uvloop
 
-from nemo_like.client import ROLLOUT_HEADER, ASGIApp, Client, owner, raise_file_limit
+from nemo_like.asgi import ASGIApp, Message, Receive, Scope, Send, read_body, send_json
+from nemo_like.client import ROLLOUT_HEADER, Client, owner, raise_file_limit
 from nemo_like.errors import ConfigError, Error, PartError, did_you_mean
 from nemo_like.registry import load_file
 from nemo_like.server import Server
@@ -89,7 +90,7 @@ class Worker:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(Client(self.spec.peers, self.apps))
             servers = [load_server(spec, client) for spec in self.spec.servers]
-            self.apps.update({server.name: cast(ASGIApp, server.app()) for server in servers})
+            self.apps.update({server.name: server.app() for server in servers})
             for server in servers:
                 await stack.enter_async_context(server.lifespan())
                 server.state = "ready"
@@ -110,7 +111,7 @@ class Door:
         self._spec, self._apps, self._ports, self._client = spec, apps, ports, client
         self._workers = len(spec.peers[spec.servers[0].name])
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         name, path = self._ports.get(scope["server"][1]), scope["path"]
@@ -139,20 +140,16 @@ class Door:
             pass
         return rollout
 
-    async def _pass_on(self, name: str, path: str, rollout: str, receive: Any, send: Any) -> None:
+    async def _pass_on(self, name: str, path: str, rollout: str, receive: Receive, send: Send) -> None:
         """Another worker holds this session: ask it, and hand on what it answers."""
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await read_body(receive)
         url = self._spec.peers[name][owner(rollout, self._workers)] + path
         try:
             status, answer = await self._client.send(url, body, {ROLLOUT_HEADER: rollout})
         except OSError as error:
             await _answer(send, PartError("unreachable", f"the worker of this session: {error}", where=name))
             return
-        await _send(send, status, answer)
+        await send_json(send, status, answer)
 
 
 def load_server(spec: ServerSpec, client: Client) -> Server[Any]:
@@ -210,6 +207,7 @@ async def _serve(spec: WorkerSpec) -> None:
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             date_header=False,
             backlog=BACKLOG,
@@ -263,24 +261,18 @@ def _rollout_of(headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, bool]:
     return (morsel.value if morsel else ""), False
 
 
-def _with_cookie(send: Any, rollout: str) -> Any:
-    async def sending(message: Json) -> None:
+def _with_cookie(send: Send, rollout: str) -> Send:
+    async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             cookie = f"{COOKIE}={rollout}; Path=/; HttpOnly; SameSite=Lax".encode()
-            message = message | {"headers": [*message.get("headers", []), (b"set-cookie", cookie)]}
+            message = {**message, "headers": [*message.get("headers", []), (b"set-cookie", cookie)]}
         await send(message)
 
     return sending
 
 
-async def _answer(send: Any, error: PartError) -> None:
-    await _send(send, error.status, error.to_wire())
-
-
-async def _send(send: Any, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _answer(send: Send, error: PartError) -> None:
+    await send_json(send, error.status, error.to_wire())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from starlette.responses import Response as HTTPResponse
 from typing_extensions import TypeVar
 
 from nemo_like import chat
+from nemo_like.asgi import ASGIApp, Receive, Scope, Send, header_of, read_body, send_json
 from nemo_like.client import ROLLOUT_HEADER, Client, rollout_id
 from nemo_like.errors import Kind, PartError, blame, did_you_mean
 from nemo_like.sessions import Sessions
@@ -145,32 +146,36 @@ class Server(Generic[ConfigT]):
         """Path → what answers a POST to it."""
         return {}
 
-    def app(self) -> FastAPI:
-        """The ASGI app of this instance."""
-        app = FastAPI(title=self.name, description=inspect.getdoc(type(self)) or "")
-        app.add_route("/health", self._health, methods=["GET"])
-        app.add_route("/metrics", self._prometheus, methods=["GET"])
-        for path, endpoint in self.endpoints().items():
-            app.add_route(path, self._answers(path, endpoint), methods=["POST"])
-        self.setup(app)
+    def app(self) -> ASGIApp:
+        """The ASGI app of this instance: its endpoints at once, everything else through FastAPI."""
+        answers = {path: self._answers(path, endpoint) for path, endpoint in self.endpoints().items()}
+        others = FastAPI(title=self.name, description=inspect.getdoc(type(self)) or "")
+        others.add_route("/health", self._health, methods=["GET"])
+        others.add_route("/metrics", self._prometheus, methods=["GET"])
+        self.setup(others)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            is_post = scope["type"] == "http" and scope["method"] == "POST"
+            answer = answers.get(scope["path"], others) if is_post else others
+            await answer(scope, receive, send)
+
         return app
 
-    def _answers(self, path: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[HTTPResponse]]:
+    def _answers(self, path: str, endpoint: Endpoint) -> ASGIApp:
         """The one boundary: JSON in, JSON or a named error out, timed."""
         seconds = self._seconds.labels(self.name, path)
 
-        async def answer(request: Request) -> HTTPResponse:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             start = time.perf_counter()
-            rollout_id.set(request.headers.get(ROLLOUT_HEADER, ""))
+            rollout_id.set(header_of(scope, ROLLOUT_HEADER))
             try:
                 with blame(self.name, self.error_kind):
-                    body = orjson.dumps(await endpoint(as_body(await request.body())))
-                return HTTPResponse(body, media_type="application/json")
+                    status, body = 200, orjson.dumps(await endpoint(as_body(await read_body(receive))))
             except PartError as error:
                 self._errors.labels(self.name, path, error.kind).inc()
-                return HTTPResponse(error.to_wire(), error.status, media_type="application/json")
-            finally:
-                seconds.observe(time.perf_counter() - start)
+                status, body = error.status, error.to_wire()
+            seconds.observe(time.perf_counter() - start)
+            await send_json(send, status, body)
 
         return answer
 

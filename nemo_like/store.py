@@ -75,6 +75,7 @@ class RolloutStore:
         self.files = Files(path)
         self._on_durable = on_durable
         self._queue: queue.SimpleQueue[tuple[Table, Json] | threading.Event | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()
         self._error: StoreError | None = None
 
     def __enter__(self) -> Self:
@@ -92,6 +93,7 @@ class RolloutStore:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._queue.put(None)
+        self._hurry.set()
         self._writer.join()
         self.index.__exit__()
         for log in self._logs.values():
@@ -113,6 +115,7 @@ class RolloutStore:
         """Wait until everything appended so far is on disk and indexed; raises as `append`."""
         done = threading.Event()
         self._queue.put(done)
+        self._hurry.set()
         done.wait()
         if self._error is not None:
             raise self._error
@@ -142,23 +145,20 @@ class RolloutStore:
         """What has come in: rows, those who wait for them, and whether it was the last."""
         rows: list[tuple[Table, Json]] = []
         waiting: list[threading.Event] = []
-        until = None
-        while True:
-            try:
-                remaining = timeout_s if until is None else until - time.monotonic()
-                item = (
-                    self._queue.get(timeout=remaining)
-                    if remaining is None or remaining > 0
-                    else self._queue.get_nowait()
-                )
-            except queue.Empty:
-                return rows, waiting, False
-            if item is None:
-                return rows, waiting, True
-            if isinstance(item, threading.Event):
-                return rows, [item], False
-            rows.append(item)
-            until = until or time.monotonic() + BATCH_S
+        try:
+            item = self._queue.get(timeout=timeout_s)
+            # Asleep until the batch is full: a thread that wakes for every row costs more than the row.
+            self._hurry.wait(BATCH_S)
+            self._hurry.clear()
+            while item is not None:
+                if isinstance(item, threading.Event):
+                    waiting.append(item)
+                else:
+                    rows.append(item)
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return rows, waiting, False
+        return rows, waiting, True
 
     def _append(self, rows: list[tuple[Table, Json]]) -> list[Scored]:
         scored: list[Scored] = []
@@ -180,6 +180,7 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._unsynced = False
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,6 +195,7 @@ class _Log:
 
     def append(self, rows: list[Json]) -> list[tuple[Json, int, int]]:
         """Write the rows, all or none; each with its offset and length."""
+        self._unsynced = True
         lines = [orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows]
         start = self._end
         try:
@@ -211,8 +213,10 @@ class _Log:
         return placed
 
     def sync(self) -> None:
-        """Have it on disk."""
-        os.fdatasync(self._file)
+        """Have on disk what was written since the last time."""
+        if self._unsynced:
+            os.fdatasync(self._file)
+            self._unsynced = False
 
     def close(self) -> None:
         """Let go of the file and its lock."""

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nemo_like"
 ORDER = [
     *("errors", "types", "registry", "settings", "config"),
-    *("client", "chat", "sessions", "tools", "server", "serve", "head", "supervisor"),
+    *("asgi", "client", "chat", "sessions", "tools", "server", "serve", "head", "supervisor"),
     *(
         "workers",
         "rewards",

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from nemo_like.client import ROLLOUT_HEADER, Client, call_app
+from nemo_like.asgi import call_app
+from nemo_like.client import ROLLOUT_HEADER, Client
 from nemo_like.errors import PartError, from_wire
 from nemo_like.server import (
     AgentConfig,
