@@ -30,10 +30,10 @@ from nemo_like.errors import (
 )
 from nemo_like.fingerprint import Agent, settle
 from nemo_like.plan import Counts, Failed, Job, Plan
-from nemo_like.record import as_failure, as_rollout, merged
+from nemo_like.record import as_failure, as_rollout
 from nemo_like.settings import Settings
 from nemo_like.store import Files, RolloutStore
-from nemo_like.types import Json, Scored
+from nemo_like.types import Json, Scored, merged
 from nemo_like.workers import for_each
 
 DEFAULT_CONCURRENCY = 64

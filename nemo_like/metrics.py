@@ -96,7 +96,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         summary["num_without_reward"],
     )
     repeats = " to ".join(str(n) for n in sorted({per_task["min"], per_task["max"]} - {None})) or "0"
-    size = f"{_count(summary['num_tasks'], 'task')} × {repeats}, {_count(failed, 'failed rollout')}"  # noqa: RUF001
+    size = f"{_count(summary['num_tasks'], 'task')} × {repeats}, {_count(failed, 'failed rollout')}"
     if without:
         size += f", {without:,} without a reward"
     if failed and metrics["reward"]["n"]:

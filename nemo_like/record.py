@@ -8,6 +8,7 @@ from nemo_like import chat
 from nemo_like.errors import NOT_THE_TASKS_FAULT, PartError
 from nemo_like.plan import Job
 from nemo_like.types import Json
+from nemo_like.types import merged as merged
 
 
 def as_rollout(answer: Json, job: Job, success_threshold: float, times: Json) -> Json:
@@ -57,12 +58,3 @@ def _identity_of(job: Job, row: Json) -> Json:
         "_ng_task_index": row.get("_ng_task_index", job.task_index),
         "_ng_rollout_index": job.rollout_index,
     }
-
-
-def merged(values: Json, over: Json) -> Json:
-    """`over` merged deeply over `values`, which stays as it is."""
-    result = dict(values)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], cast(Json, value)) if both else value
-    return result

@@ -228,7 +228,7 @@ class ResourcesServer(Server[ResourcesConfigT]):
     def seed(self, task: Any) -> Any:
         """The state of a new session (any object), or nothing."""
 
-    def verify(self, task: Any, response: Response) -> Any:
+    def verify(self, task: Any, response: Response, *state: Any, **_: Any) -> Any:
         """The verdict: a reward, or an object with `reward` and whatever else belongs into the record."""
         raise NotImplementedError(f"{type(self).__name__} has no verify(self, task, response)")
 

@@ -109,6 +109,15 @@ def parse_arguments(arguments: Any) -> Json | None:
     return cast(Json, value) if isinstance(value, dict) else None
 
 
+def merged(values: Json, over: Json) -> Json:
+    """`over` merged deeply over `values`, which stays as it is."""
+    result = dict(values)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], cast(Json, value)) if both else value
+    return result
+
+
 def _objects(value: Any) -> Iterator[Json]:
     if isinstance(value, list):
         yield from (cast(Json, part) for part in cast(list[Any], value) if isinstance(part, dict))

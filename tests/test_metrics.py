@@ -385,7 +385,7 @@ def test_the_printed_block_is_that_of_the_specification():
         '    "avg_response_length": 847',
         "}",
     ]
-    assert lines[6] == "reward 0.797 ± 0.202 (2 tasks × 1 to 2, 12 failed rollouts; 0.146 with failures as 0)"  # noqa: RUF001
+    assert lines[6] == "reward 0.797 ± 0.202 (2 tasks × 1 to 2, 12 failed rollouts; 0.146 with failures as 0)"
     assert lines[7:] == [
         "reward ≥ 1: pass@1 0.750 ± 0.250, pass@2 1.000",
         "all k of them: pass^1 0.750 ± 0.250, pass^2 0.000",

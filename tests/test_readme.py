@@ -1,0 +1,83 @@
+"""Every command and snippet of the documentation, run in an empty folder, in the order it is read."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import BIN, Project
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FOLDERS = ("", "resources_servers", "agents", "responses_api_models")
+READMES = [
+    path
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).glob("README.md" if not folder else "**/README.md"))
+]
+
+
+def blocks(readme: Path) -> list[tuple[str, str]]:
+    return [(language, text) for language, text in FENCE.findall(readme.read_text())]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_readme_does_what_it_says(
+    readme: Path, project: Project, no_orphans: Callable[[], list[str]]
+) -> None:
+    """Blocks that begin with `# some/file` are saved there, `bash` blocks are run, others only show."""
+    background: list[subprocess.Popen[str]] = []
+    try:
+        for language, text in blocks(readme):
+            first, _, rest = text.partition("\n")
+            if language in ("python", "yaml", "json") and re.fullmatch(r"# [\w./-]+\.\w+", first):
+                file = project.path / first[2:]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(rest if language == "json" else text)
+            elif language == "bash":
+                shell(text, project.path, background)
+    finally:
+        for process in background:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+def shell(text: str, folder: Path, background: list[subprocess.Popen[str]]) -> None:
+    """Run commands as typed; `ng_run` goes to the background once its servers are ready."""
+    environment = {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder)}
+    if text.lstrip().startswith("ng_run"):
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {text}"], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE
+        )
+        background.append(process)
+        assert process.stdout is not None
+        while not (line := process.stdout.readline()).startswith("Ctrl-C"):
+            assert line, f"ng_run ended: {text}"
+        return
+    done = subprocess.run(
+        ["bash", "-euc", text],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_readmes_hold_something_to_run() -> None:
+    assert sum(language == "bash" for readme in READMES for language, _ in blocks(readme)) >= 5
+
+
+def test_every_server_folder_has_a_page() -> None:
+    servers = [path.parent for folder in FOLDERS[1:] for path in (ROOT / folder).glob("*/app.py")]
+    assert servers
+    assert [str(folder) for folder in servers if not (folder / "README.md").is_file()] == []
