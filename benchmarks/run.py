@@ -162,8 +162,8 @@ def start_up_s() -> float:
         command = [BIN / "ng_run", "model=scripted", "env=[arithmetic,word_count,example_multi_step]"]
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            while not process.stdout.readline().startswith("All "):
-                pass
+            while not (line := process.stdout.readline()).startswith("All "):
+                assert line, "ng_run ended"
             took_s = time.perf_counter() - start
             process.terminate()
     return took_s

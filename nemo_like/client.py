@@ -23,7 +23,7 @@ import aiohttp
 import orjson
 
 from nemo_like.asgi import ASGIApp, call_app
-from nemo_like.errors import PartError, from_wire
+from nemo_like.errors import Kind, PartError, from_wire
 from nemo_like.types import Json
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,16 @@ ANSWER_LIMIT_BYTES = 256 * 2**20
 REFUSED_RETRIES = 5
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.5, 30.0
+RETRY_AFTER_CAP_S = 120.0
+KINDS_OF_STATUS: dict[int, Kind] = {
+    401: "unauthorized",
+    403: "unauthorized",
+    404: "not_found",
+    408: "timeout",
+    425: "rate_limited",
+    429: "rate_limited",
+}
+MESSAGE_CHARACTERS = 500
 OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|context window|too many tokens", re.I
 )
@@ -198,7 +208,9 @@ class Provider:
     async def _try(self, path: str, data: bytes) -> Json:
         url = self.base_url + path
         where = self.name or self.base_url
-        headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        headers = {ROLLOUT_HEADER: rollout_id.get()}
+        if self.api_key:
+            headers["authorization"] = f"Bearer {self.api_key}"
         try:
             async with asyncio.timeout(self.timeout_s):
                 status, answer_headers, answer = await self.client.exchange(url, data, headers)
@@ -221,19 +233,13 @@ class Provider:
         message = _message_of(answer) or f"status {status} and no message"
         if self.api_key:
             message = message.replace(self.api_key, "***")
-        if OVERFLOW.search(answer[:4000].decode("utf-8", "replace")) and status in (400, 413, 422):
-            return PartError("context_overflow", message, where=where, status=status)
-        if status in (401, 403):
+        kind = kind_of_status(status, message)
+        hint = ""
+        if kind == "unauthorized":
             hint = "check policy_api_key (env.yaml or +policy_api_key=…)"
-            return PartError("unauthorized", message, where=where, status=status, hint=hint)
-        if status == 404:
+        elif kind == "not_found":
             hint = f"check policy_base_url ({self.base_url}) and policy_model_name"
-            return PartError("not_found", message, where=where, status=status, hint=hint)
-        if status == 429:
-            return PartError("rate_limited", message, where=where, status=status)
-        return PartError(
-            "bad_request" if status < 500 else "model_error", message, where=where, status=status
-        )
+        return PartError(kind, message[:MESSAGE_CHARACTERS], where=where, status=status, hint=hint)
 
 
 class _TryAgain(Exception):
@@ -243,6 +249,13 @@ class _TryAgain(Exception):
         super().__init__(str(error))
         self.error = error
         self.after_s = after_s
+
+
+def kind_of_status(status: int, message: str) -> Kind:
+    """What a provider's refusal is called here."""
+    if status in (400, 413, 422) and OVERFLOW.search(message):
+        return "context_overflow"
+    return KINDS_OF_STATUS.get(status, "bad_request" if status < 500 else "model_error")
 
 
 def base_url_of(url: str) -> str:
@@ -264,16 +277,18 @@ def as_object(answer: bytes, *, where: str) -> Json:
         message = f"not JSON ({error}): {answer[:200].decode('utf-8', 'replace')!r}"
         raise PartError("bad_response", message, where=where) from error
     if not isinstance(value, dict):
-        raise PartError("bad_response", f"not a JSON object: {answer[:200].decode()!r}", where=where)
+        shown = answer[:200].decode("utf-8", "replace")
+        raise PartError("bad_response", f"not a JSON object: {shown!r}", where=where)
     return cast(Json, value)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """`Retry-After` in seconds; its date form is rare and left to our own backoff."""
+    """`Retry-After` in seconds, capped; its date form is rare and left to our own backoff."""
     try:
-        return max(0.0, float(headers.get("Retry-After", "")))
+        asked_s = float(headers.get("Retry-After", ""))
     except ValueError:
         return None
+    return min(asked_s, RETRY_AFTER_CAP_S) if asked_s >= 0 else None
 
 
 def _message_of(answer: bytes) -> str:
@@ -281,11 +296,11 @@ def _message_of(answer: bytes) -> str:
     try:
         body = orjson.loads(answer)
     except orjson.JSONDecodeError:
-        return answer[:500].decode("utf-8", "replace").strip()
+        return answer[:10_000].decode("utf-8", "replace").strip()
     for key in ("error", "message", "detail"):
         if isinstance(body, dict) and key in body:
             body = cast(Json, body)[key]
-    return body if isinstance(body, str) else orjson.dumps(body).decode()[:500]
+    return body if isinstance(body, str) else orjson.dumps(body).decode()
 
 
 def _words(error: BaseException) -> str:

@@ -30,6 +30,7 @@ NOT_IDENTITY = frozenset(
         "license",
         "max_retries",
         "max_concurrent_requests",
+        "latency_s",
     ]
 )
 """Settings that may differ between two runs into one file: they change where and how, not what."""

@@ -8,7 +8,6 @@ from nemo_like import chat
 from nemo_like.errors import NOT_THE_TASKS_FAULT, PartError
 from nemo_like.plan import Job
 from nemo_like.types import Json
-from nemo_like.types import merged as merged
 
 
 def as_rollout(answer: Json, job: Job, success_threshold: float, times: Json) -> Json:

@@ -46,7 +46,7 @@ def test_a_readme_does_what_it_says(
     finally:
         for process in background:
             process.send_signal(signal.SIGINT)
-            process.wait(20)
+            process.communicate(timeout=20)
 
 
 def shell(text: str, folder: Path, background: list[subprocess.Popen[str]]) -> None:

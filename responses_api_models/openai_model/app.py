@@ -1,0 +1,156 @@
+"""Any OpenAI-compatible endpoint: the Responses API where it has one, Chat Completions where it has not."""
+
+import asyncio
+import logging
+import re
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, Literal, cast
+
+import orjson
+from pydantic import Field, SecretStr, field_validator
+
+from nemo_like import chat
+from nemo_like.client import Client, Provider, base_url_of
+from nemo_like.errors import PartError, blame
+from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.types import Json, merged
+
+log = logging.getLogger(__name__)
+
+NO_ENDPOINT = frozenset({404, 405, 501})
+NO_ENDPOINT_WORDS = re.compile(r"responses api|/responses\b", re.I)
+"""How servers that answer 400 instead say that they have no Responses API."""
+
+
+class OpenAIConfig(ModelConfig):
+    """Settings of an OpenAI-compatible endpoint."""
+
+    openai_base_url: str
+    """Where the endpoint is, with or without `/v1`."""
+    openai_api_key: SecretStr = SecretStr("")
+    """Its key; empty sends none."""
+    openai_model: str
+    """The model to ask for; it replaces the one that a request names."""
+    api: Literal["auto", "responses", "chat"] = "auto"
+    """What to call: `/responses`, `/chat/completions`, or the first of them that is there."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Seconds that one try may take."""
+    max_retries: int = Field(4, ge=0)
+    """Tries after the first, where another may mend it: 408, 429, 5xx, no connection, a torn answer."""
+    max_concurrent_requests: int | None = Field(None, ge=1)
+    """Requests in flight at once from each worker process; the rest wait. Null is no bound."""
+    extra_body: Json = Field(default_factory=dict[str, Any])
+    """Merged deeply over every body that is sent, in the words of the API that is called; a null takes a key
+    out."""
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _prefix(cls, url: str) -> str:
+        if not re.match(r"https?://[^\s/]", url):
+            raise ValueError("should begin with http:// or https:// and a host")
+        return base_url_of(url)
+
+
+class OpenAIModel(ModelServer[OpenAIConfig]):
+    """Someone else's model, called over HTTP."""
+
+    def __init__(self, config: OpenAIConfig, *, name: str, client: Client) -> None:
+        super().__init__(config, name=name, client=client)
+        self._provider = Provider(
+            client=client,
+            base_url=config.openai_base_url,
+            api_key=config.openai_api_key.get_secret_value(),
+            timeout_s=config.timeout_s,
+            max_retries=config.max_retries,
+        )
+        bound = config.max_concurrent_requests
+        self._slot: AbstractAsyncContextManager[None] = asyncio.Semaphore(bound) if bound else nullcontext()
+        self._api = config.api
+
+    async def responses(self, params: Json) -> Json:
+        """The provider's response; what a server without the Responses API says, as one.
+
+        Raises:
+            PartError: in the provider's words. Where neither API is there, in those of Chat Completions: a
+                wrong model name is a 404 too, and chat is what every server has.
+        """
+        if self._api == "chat":
+            return await self._by_chat(params)
+        try:
+            response = await self._by_responses(params)
+        except PartError as error:
+            if self._api == "responses" or not _may_lack_endpoint(error):
+                raise
+            return await self._by_chat_instead(params, error)
+        self._api = "responses"
+        return response
+
+    async def chat_completions(self, body: Json) -> Json:
+        """The provider's completion as it is where chat is what it speaks; else made from its response."""
+        if self._api != "chat":
+            return await super().chat_completions(body)
+        completion = await self._post("/chat/completions", body)
+        with blame(self._provider.base_url, "bad_response"):
+            chat.to_response(completion, body)  # for its checks
+        return completion
+
+    async def _by_chat_instead(self, params: Json, error: PartError) -> Json:
+        """Chat Completions after `error` from `/responses`; remembered if that works."""
+        try:
+            response = await self._by_chat(params)
+        except PartError as refusal:
+            if refusal.status in NO_ENDPOINT and error.status not in NO_ENDPOINT:
+                raise error from refusal
+            raise
+        if self._api == "auto":
+            log.info("%s: no Responses API at %s (%s), so chat", self.name, error.where, error.message)
+            self._api = "chat"
+        return response
+
+    async def _by_responses(self, params: Json) -> Json:
+        items = params.get("input")
+        if isinstance(items, list):
+            items = [_as_sent(item) for item in cast(list[Any], items)]
+        response = await self._post("/responses", params | {"input": items})
+        _check(response, where=self._provider.base_url)
+        return response
+
+    async def _by_chat(self, params: Json) -> Json:
+        completion = await self._post("/chat/completions", chat.to_chat(params))
+        with blame(self._provider.base_url, "bad_response"):
+            return chat.to_response(completion, params)
+
+    async def _post(self, path: str, body: Json) -> Json:
+        body = merged(body | {"model": self.config.openai_model}, self.config.extra_body)
+        body = {key: body[key] for key in body if body[key] is not None and key not in chat.STREAMING}
+        async with self._slot:
+            return await self._provider.post(path, body)
+
+
+def _as_sent(item: Any) -> Any:
+    """An input item without nulls and token ids: providers refuse fields that they do not know."""
+    if not isinstance(item, dict):
+        return item
+    fields = cast(Json, item)
+    return {key: fields[key] for key in fields if fields[key] is not None and key not in chat.TOKEN_FIELDS}
+
+
+def _may_lack_endpoint(error: PartError) -> bool:
+    """Whether `error` is how a server without a Responses API answers; some say 200, and something else."""
+    said = error.status == 400 and NO_ENDPOINT_WORDS.search(error.message)
+    return error.status in NO_ENDPOINT or error.kind == "bad_response" or bool(said)
+
+
+def _check(response: Json, *, where: str) -> None:
+    """Raises a `PartError` for a response that failed, is not finished, or is none."""
+    status, output = response.get("status"), response.get("output")
+    if status in ("failed", "cancelled"):
+        error = response.get("error")
+        message = cast(Json, error).get("message") if isinstance(error, dict) else error
+        raise PartError(
+            "model_error", str(message or f"the response {status}, without a reason"), where=where
+        )
+    whole = isinstance(output, list) and all(isinstance(item, dict) for item in cast(list[Any], output))
+    if not whole or status in ("queued", "in_progress"):
+        shown = orjson.dumps(response)[:300].decode("utf-8", "replace")
+        raise PartError("bad_response", f"not a finished response with a list of items: {shown}", where=where)
