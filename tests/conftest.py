@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,25 +73,22 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 @pytest.fixture
-def no_orphans() -> Iterator[Callable[[], list[str]]]:
-    """Checks that no worker process that began during the test outlives it, by more than its time to stop."""
-    before = set(worker_pids())
-    yield worker_pids
+def no_orphans(project: Project) -> Iterator[None]:
+    """Checks that no worker in the project's folder outlives the test by more than its time to stop."""
+    yield
     deadline = time.monotonic() + STOP_S + 2
-    while left := set(worker_pids()) - before:
+    while left := worker_pids(project.path):
         assert time.monotonic() < deadline, f"workers left behind: {left}"
         time.sleep(0.05)
 
 
-def worker_pids() -> list[str]:
-    """Worker processes of this user."""
-    found: list[str] = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and folder.stat().st_uid == os.getuid():
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"nemo_like.serve" in command:
-                found.append(folder.name)
+def worker_pids(folder: Path) -> set[int]:
+    """The worker processes that run in a folder."""
+    found: set[int] = set()
+    for process in Path("/proc").iterdir():
+        # A process may end while it is looked at.
+        with suppress(OSError):
+            here = process.name.isdigit() and (process / "cwd").readlink() == folder
+            if here and b"nemo_like.serve" in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
     return found

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ INPUT, OUTPUT = "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=out/r.jso
 
 
 @pytest.fixture
-def toys(project: Project, no_orphans: Callable[[], list[str]]) -> Project:
+def toys(project: Project, no_orphans: None) -> Project:
     write_toys(project.path)
     return project
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,7 @@ def blocks(readme: Path) -> list[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_readme_does_what_it_says(
-    readme: Path, project: Project, no_orphans: Callable[[], list[str]]
-) -> None:
+def test_a_readme_does_what_it_says(readme: Path, project: Project, no_orphans: None) -> None:
     """Blocks that begin with `# some/file` are saved there, `bash` blocks are run, others only show."""
     background: list[subprocess.Popen[str]] = []
     try:

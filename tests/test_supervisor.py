@@ -28,7 +28,7 @@ TASK = {"responses_create_params": {"input": "2 + 2"}, "answer": "four"}
 
 
 @pytest.fixture
-def toys(project: Project, no_orphans: Callable[[], list[str]]) -> Project:
+def toys(project: Project, no_orphans: None) -> Project:
     write_toys(project.path)
     return project
 
@@ -156,13 +156,12 @@ def test_ng_run_shows_its_servers_and_ctrl_c_leaves_nothing_behind(toys: Project
 
 
 def test_workers_stop_when_the_supervisor_is_killed(toys: Project) -> None:
-    before = set(worker_pids())
     with toys.start("ng_run", TOY, "num_workers=2", "++toy.resources_servers.toy.process=own") as process:
         wait_ready(process)
-        assert len(set(worker_pids()) - before) == 3
+        assert len(worker_pids(toys.path)) == 3
         process.kill()
         process.wait(10)
-    until(lambda: not set(worker_pids()) - before)
+    until(lambda: not worker_pids(toys.path))
 
 
 def test_secrets_are_nowhere_to_be_seen(toys: Project) -> None:
@@ -172,7 +171,7 @@ def test_secrets_are_nowhere_to_be_seen(toys: Project) -> None:
         for path in ("/servers", "/global_config_dict_yaml"):
             with urlopen(head["url"] + path, timeout=5) as answer:
                 shown += answer.read().decode()
-        for pid in (process.pid, *worker_pids()):
+        for pid in (process.pid, *worker_pids(toys.path)):
             shown += Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
         process.terminate()
         assert process.wait(10) == 130

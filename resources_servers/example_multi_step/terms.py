@@ -51,7 +51,7 @@ TERMS = (
     ),
     Term(
         "Quiet",
-        ("Silent", "Hushed", "Muted", "Still"),
+        ("Silent", "Hushed", "Muted", "Noiseless"),
         ("Why can you hear a pin drop in a reading room?", "How does an owl fly without a sound?"),
     ),
     Term(
