@@ -38,8 +38,9 @@ def tool(method: F) -> F:
 
 @cache
 def tools_of(cls: type[Any]) -> tuple[Tool, ...]:
-    """The tools that a class declares, by name."""
-    methods = [(name, getattr(cls, name)) for name in dir(cls) if not name.startswith("_")]
+    """The tools that a class declares, in the order of their definition."""
+    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+    methods = [(name, getattr(cls, name)) for name in names if not name.startswith("_")]
     return tuple(_as_tool(name, method) for name, method in methods if getattr(method, "is_tool", False))
 
 
