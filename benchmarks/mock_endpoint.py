@@ -3,10 +3,10 @@
 It answers POST /v1/responses and /v1/chat/completions (and GET /v1/models, /health) with a fixed text after
 `--latency` seconds. It is stateless: with tools in the request it emits `--tool-calls` rounds of one function
 call each (counted from the tool outputs already in the request) and then the text, so every client does the
-same work. `--faults` turns a share of the requests into faults of the kinds named in `--fault-kinds` (500,
-429, drop, hang, drip: a byte a second, badjson: cut off, wrongjson: valid but no response), drawn by a seeded
-generator. With `--key` any other bearer token is answered 401. Chat honours `n`; `"stream": true` is answered
-as server-sent events.
+same work. `--faults` turns a share of the requests into faults of the kinds named in `--fault-kinds`, drawn
+by a seeded generator: 500, 429, drop, hang, drip (a byte a second), badjson (cut off), wrongjson (valid but
+no response), empty, huge (50 MB), calls (10,000 tool calls at once). With `--key` any other bearer token is
+answered 401. Chat honours `n`; `"stream": true` is answered as server-sent events.
 
 Its own cost is kept far below that of any client: one process, a bare asyncio protocol on uvloop, prebuilt
 bodies. GET /stats returns how many requests of each kind were served, so that a run can be checked for doing
@@ -208,6 +208,23 @@ def events(path: str, whole: bytes) -> bytes:
     return b"".join(b"data: %s\n\n" % json.dumps(c).encode() for c in chunks) + b"data: [DONE]\n\n"
 
 
+def oversized(path: str, body: bytes, kind: str) -> bytes:
+    """An answer of 50 MB; or one of 10,000 tool calls, once in a conversation."""
+    d = json.loads(answer(path, body))
+    if not path.endswith("/responses") or (kind == "calls" and tool_rounds_done(body)):
+        return json.dumps(d).encode()
+    if kind == "huge":
+        d["output"] = [
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ""}]}
+        ]
+        d["output"][0]["content"][0]["text"] = "word " * 10_000_000
+    else:
+        name, arguments = first_tool(json.loads(body))
+        call = {"type": "function_call", "name": name, "arguments": arguments}
+        d["output"] = [call | {"call_id": f"call_{i}"} for i in range(10_000)]
+    return json.dumps(d).encode()
+
+
 def frame(status: str, payload: bytes) -> bytes:
     return (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
@@ -317,6 +334,10 @@ class Http(asyncio.Protocol):
             self.transport.write(frame("200 OK", b'{"id": "resp_trunc'))
         elif kind == "wrongjson":
             self.transport.write(frame("200 OK", b'{"object":"response","output":"not a list","choices":{}}'))
+        elif kind == "empty":
+            self.transport.write(frame("200 OK", b""))
+        elif kind in ("huge", "calls"):
+            self.transport.write(frame("200 OK", oversized(path, body, kind)))
         elif kind == "drip":
             self.drip(frame("200 OK", answer(path, body)), 0)
         elif kind == "hang":

@@ -49,6 +49,8 @@ class MakeDataConfig(Settings):
     """How many tasks."""
     seed: int = 0
     """The same seed makes the same tasks."""
+    generator: str = "make_data"
+    """Which of the environment's generators: a file of its folder with a function `tasks`."""
     overwrite: bool = False
     """Whether to replace an existing file."""
 
@@ -150,7 +152,7 @@ def make_data() -> int:
     async def main(arguments: Sequence[str]) -> int:
         config = load(arguments, MakeDataConfig)
         wanted: MakeDataConfig = config.settings(MakeDataConfig)
-        generator = find(f"resources_servers/{wanted.resources_server}/make_data.py", config.roots)
+        generator = find(f"resources_servers/{wanted.resources_server}/{wanted.generator}.py", config.roots)
         if wanted.output.exists() and not wanted.overwrite:
             raise UsageError(f"{wanted.output} exists; +overwrite=true replaces it")
         rows = islice(load_file(generator).tasks(random.Random(wanted.seed)), wanted.n)
