@@ -57,6 +57,7 @@ class Figures:
 
 
 SCENARIOS = [
+    Scenario(name="stack and collector in one process", layout=("in_process=true",)),
     Scenario(name="shared worker"),
     Scenario(name="two shared workers", layout=("num_workers=2",)),
     Scenario(name="a process per server", layout=("colocate=false",)),

@@ -73,10 +73,12 @@ def run() -> int:
         if not config.instances:
             raise UsageError("the configuration holds no server; try: ng_run, or ng_run model=… env=[…]")
         start = time.monotonic()
+        stack_config: StackConfig = config.settings(StackConfig)
+        if stack_config.in_process:
+            raise UsageError("in_process=true is for commands with a stack of their own")
         async with AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(running(config))
-            head_config = config.settings(StackConfig).head_server
-            head = serve_head(head_config, supervisor.servers, redacted(config.values))
+            head = serve_head(stack_config.head_server, supervisor.servers, redacted(config.values))
             url = await stack.enter_async_context(head)
             servers = supervisor.servers()
             _print_servers(servers)
@@ -115,12 +117,13 @@ def collect_rollouts() -> int:
         input_file = find(wanted.input_jsonl_fpath, config.roots)
         async with AsyncExitStack() as stack:
             if stack_config.config_paths or stack_config.model or stack_config.env:
-                servers = (await stack.enter_async_context(running(config))).servers()
+                supervisor = await stack.enter_async_context(running(config))
+                servers, client = supervisor.servers(), await stack.enter_async_context(supervisor.client())
             else:
                 async with Client({}) as probe:
                     servers = await find_servers(stack_config.head_server, probe)
-            client = Client({server.name: server.workers for server in servers})
-            await stack.enter_async_context(client)
+                client = Client({server.name: server.workers for server in servers})
+                await stack.enter_async_context(client)
             bar = stack.enter_context(_ProgressBar())
             collected = await collect(
                 wanted,

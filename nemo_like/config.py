@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nemo_like.errors import ConfigError, did_you_mean
 from nemo_like.settings import Settings
@@ -52,8 +52,17 @@ class StackConfig(Settings):
     """Worker processes, each holding every server that has no process of its own."""
     colocate: bool = True
     """Whether servers share worker processes; if not, each has its own."""
+    in_process: bool = False
+    """Whether the servers that share a worker live in the collector's own process: the cheapest rollouts, for
+    environments that neither block nor crash. Only where a command has a stack of its own."""
     head_server: HeadConfig = Field(default_factory=HeadConfig)
     """Where the head server listens."""
+
+    @model_validator(mode="after")
+    def _one_process_is_one_worker(self) -> Self:
+        if self.in_process and (self.num_workers > 1 or not self.colocate):
+            raise ValueError("in_process=true has one worker, which all servers share")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

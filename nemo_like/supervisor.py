@@ -22,15 +22,17 @@ from typing import IO
 
 import orjson
 
-from nemo_like.client import raise_file_limit
+from nemo_like.client import Client, raise_file_limit
 from nemo_like.config import Config, Instance, StackConfig
 from nemo_like.errors import Error, StackError
 from nemo_like.head import ServerInfo
-from nemo_like.serve import BACKLOG, ServerSpec, WorkerSpec
+from nemo_like.serve import BACKLOG, ServerSpec, Worker, WorkerSpec
 from nemo_like.settings import redacted
 
 log = logging.getLogger(__name__)
 
+SHARED = "shared"
+"""The group of the servers that have no process of their own."""
 LOG_DIR = Path(".nemo_like") / "logs"
 LOG_TAIL_CHARACTERS = 1500
 START_S = 300.0
@@ -59,7 +61,9 @@ class Supervisor:
 
     def __init__(self, config: Config) -> None:
         stack: StackConfig = config.settings(StackConfig)
-        self._groups = grouped(config.instances, num_workers=stack.num_workers, colocate=stack.colocate)
+        groups = grouped(config.instances, num_workers=stack.num_workers, colocate=stack.colocate)
+        self._here = [group for group in groups if stack.in_process and group.name == SHARED]
+        self._groups = [group for group in groups if group not in self._here]
         self._started_at = time.time()
         self._stopping = False
 
@@ -72,6 +76,16 @@ class Supervisor:
             for instance in group.instances
         }
 
+    @asynccontextmanager
+    async def client(self) -> AsyncGenerator[Client]:
+        """A client of every server of the run; the servers that live in this process live as long as it."""
+        servers = [
+            _server_spec(instance, listener=-1) for group in self._here for instance in group.instances
+        ]
+        spec = WorkerSpec(index=0, servers=servers, peers=self.peers, listener=-1, report=-1)
+        async with Worker(spec).run() as client:
+            yield client
+
     def servers(self) -> list[ServerInfo]:
         """What runs now."""
         peers = self.peers
@@ -80,13 +94,13 @@ class Supervisor:
                 name=instance.name,
                 kind=instance.kind,
                 implementation=instance.implementation,
-                url=_url(group.listeners[instance.name]),
-                workers=peers[instance.name],
+                url=_url(listener) if (listener := group.listeners.get(instance.name)) else "in process",
+                workers=peers.get(instance.name, []),
                 pids=[process.pid for process in group.processes if process and process.returncode is None],
                 settings=redacted(instance.settings),
                 started_at=self._started_at,
             )
-            for group in self._groups
+            for group in (*self._groups, *self._here)
             for instance in group.instances
         ]
 
@@ -144,15 +158,7 @@ class Supervisor:
         own = group.worker_listeners[index]
         spec = WorkerSpec(
             index=index,
-            servers=[
-                ServerSpec(
-                    name=i.name,
-                    file=str(i.folder / str(i.settings.get("entrypoint", "app.py"))),
-                    settings=i.settings,
-                    listener=group.listeners[i.name].fileno(),
-                )
-                for i in group.instances
-            ],
+            servers=[_server_spec(i, listener=group.listeners[i.name].fileno()) for i in group.instances],
             peers=self.peers,
             listener=own.fileno(),
             report=report,
@@ -255,12 +261,17 @@ async def running(config: Config) -> AsyncGenerator[Supervisor]:
 def grouped(instances: Sequence[Instance], *, num_workers: int, colocate: bool) -> list[Group]:
     """Which servers live together: all that share, and each that has a process of its own."""
     shared = [i for i in instances if colocate and i.settings.get("process", "shared") != "own"]
-    groups = [Group(name="shared", instances=shared, num_workers=num_workers)] if shared else []
+    groups = [Group(name=SHARED, instances=shared, num_workers=num_workers)] if shared else []
     for instance in instances:
         if instance not in shared:
             workers = int(instance.settings.get("num_workers") or 1)
             groups.append(Group(name=instance.name, instances=[instance], num_workers=workers))
     return groups
+
+
+def _server_spec(instance: Instance, *, listener: int) -> ServerSpec:
+    file = instance.folder / str(instance.settings.get("entrypoint", "app.py"))
+    return ServerSpec(name=instance.name, file=str(file), settings=instance.settings, listener=listener)
 
 
 def _listener(host: str, port: int, *, for_whom: str) -> socket.socket:

@@ -61,14 +61,14 @@ async def run_some(client: Client, n: int = 20) -> list[Json]:
 
 @pytest.mark.parametrize(
     ("layout", "processes"),
-    [([], 1), (["num_workers=2"], 2), (["colocate=false"], 3)]
+    [([], 1), (["num_workers=2"], 2), (["colocate=false"], 3), (["in_process=true"], 0)]
     + [(["++toy.resources_servers.toy.process=own", "++toy.resources_servers.toy.num_workers=2"], 3)],
 )
 def test_rollouts_are_the_same_in_every_layout(toys: Project, layout: list[str], processes: int) -> None:
     async def main() -> tuple[list[Json], set[int]]:
         async with running(load([TOY, *layout])) as supervisor:
             servers = supervisor.servers()
-            async with Client(supervisor.peers) as client:
+            async with supervisor.client() as client:
                 return await run_some(client), {pid for server in servers for pid in server.pids}
 
     rows, pids = asyncio.run(main())
