@@ -12,7 +12,6 @@ import errno
 import logging
 import random
 import re
-import resource
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -52,13 +51,6 @@ OVERFLOW = re.compile(
 
 rollout_id: ContextVar[str] = ContextVar("rollout_id", default="")
 """The rollout that the running call belongs to; set by the server that took the call."""
-
-
-def raise_file_limit() -> int:
-    """Take as many open files as the system allows, and tell how many: each call in flight holds one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def owner(rollout: str, workers: int) -> int:

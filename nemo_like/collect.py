@@ -19,7 +19,7 @@ import orjson
 from pydantic import Field, field_validator
 
 from nemo_like import metrics
-from nemo_like.client import Client, raise_file_limit, rollout_id
+from nemo_like.client import Client, rollout_id
 from nemo_like.errors import (
     NOT_THE_TASKS_FAULT,
     PartError,
@@ -34,7 +34,7 @@ from nemo_like.record import as_failure, as_rollout
 from nemo_like.settings import Settings
 from nemo_like.store import Files, RolloutStore
 from nemo_like.types import Json, Scored, merged
-from nemo_like.workers import for_each
+from nemo_like.workers import for_each, prepare_for_many
 
 DEFAULT_CONCURRENCY = 64
 SPARE_FILES = 100
@@ -254,7 +254,7 @@ def _check_files(config: CollectConfig, input_file: Path, concurrency: int) -> N
         raise UsageError(f"output_jsonl_fpath is the input: {output}")
     if output.is_dir() or output.suffix != ".jsonl":
         raise UsageError(f"output_jsonl_fpath should name a .jsonl file (got {output})")
-    limit, needed = raise_file_limit(), 2 * concurrency + SPARE_FILES
+    limit, needed = prepare_for_many(), 2 * concurrency + SPARE_FILES
     if needed > limit:
         most = (limit - SPARE_FILES) // 2
         wants = f"num_samples_in_parallel={concurrency} needs {needed} open files"

@@ -26,11 +26,12 @@ import uvicorn
 import uvloop
 
 from nemo_like.asgi import ASGIApp, Message, Receive, Scope, Send, read_body, send_json
-from nemo_like.client import ROLLOUT_HEADER, Client, owner, raise_file_limit
+from nemo_like.client import ROLLOUT_HEADER, Client, owner
 from nemo_like.errors import ConfigError, Error, PartError, did_you_mean
 from nemo_like.registry import load_file
 from nemo_like.server import Server
 from nemo_like.types import Json
+from nemo_like.workers import prepare_for_many
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ def main() -> None:
     spec = WorkerSpec.from_json(sys.stdin.buffer.readline())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    raise_file_limit()
+    prepare_for_many()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(spec))

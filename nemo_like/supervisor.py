@@ -22,12 +22,13 @@ from typing import IO
 
 import orjson
 
-from nemo_like.client import Client, raise_file_limit
+from nemo_like.client import Client
 from nemo_like.config import Config, Instance, StackConfig
 from nemo_like.errors import Error, StackError
 from nemo_like.head import ServerInfo
 from nemo_like.serve import BACKLOG, ServerSpec, Worker, WorkerSpec
 from nemo_like.settings import redacted
+from nemo_like.workers import prepare_for_many
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +242,7 @@ async def running(config: Config) -> AsyncGenerator[Supervisor]:
         StackError: a server will not start, or dies too often.
         ConfigError: there is no server to start.
     """
-    raise_file_limit()
+    prepare_for_many()
     supervisor = Supervisor(config)
     try:
         supervisor.bind()

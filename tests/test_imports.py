@@ -12,20 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nemo_like"
 ORDER = [
     *("errors", "types", "registry", "settings", "config"),
-    *("asgi", "client", "chat", "sessions", "tools", "server", "serve", "head", "supervisor"),
-    *(
-        "workers",
-        "rewards",
-        "index",
-        "store",
-        "plan",
-        "estimates",
-        "columns",
-        "metrics",
-        "record",
-        "fingerprint",
-        "collect",
-    ),
+    *("asgi", "client", "chat", "sessions", "tools", "server", "workers", "serve", "head", "supervisor"),
+    *("rewards", "index", "store", "plan", "estimates", "columns", "metrics"),
+    *("record", "fingerprint", "collect"),
     "cli",
 ]
 HOMES = {
