@@ -113,7 +113,8 @@ def write_tasks(path: Path, n: int, *, tools: bool) -> None:
 def collect(scenario: Scenario, url: str, folder: Path, n: int) -> tuple[float, float, float]:
     """(CPU seconds of all our processes, wall seconds, peak MB) of collecting `n` rollouts."""
     environment = "example_multi_step" if scenario.tools else "arithmetic"
-    write_tasks(folder / f"{n}.jsonl", n, tools=scenario.tools)
+    if not (folder / f"{n}.jsonl").exists():
+        write_tasks(folder / f"{n}.jsonl", n, tools=scenario.tools)
     command = [
         str(BIN / "ng_collect_rollouts"),
         *("model=openai", f"env={environment}", *scenario.layout),
@@ -129,7 +130,8 @@ def collect(scenario: Scenario, url: str, folder: Path, n: int) -> tuple[float, 
     wall_s = time.perf_counter() - start
     if status:
         raise SystemExit(f"{' '.join(command)}\n{(folder / 'log').read_text()[-2000:]}")
-    assert (folder / f"out/{n}.jsonl").read_bytes().count(b"\n") == n
+    with (folder / f"out/{n}.jsonl").open("rb") as rollouts:
+        assert sum(1 for _ in rollouts) == n
     return usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss / 1024
 
 
@@ -153,6 +155,18 @@ def measure(scenario: Scenario) -> Figures:
         floor_cpu_ms=floor,
         rollouts_per_s=(large - small) / (wall_2 - wall_1),
         peak_mb=peak_mb,
+    )
+
+
+def million(rows: int = 1_000_000) -> str:
+    """Peak memory and times of a data set of a million tasks, and of a second run that finds nothing owed."""
+    scenario = Scenario(name="a million tasks", concurrency=256)
+    with tempfile.TemporaryDirectory() as folder, mock_endpoint() as url:
+        cpu_s, wall_s, peak_mb = collect(scenario, url, Path(folder), rows)
+        _, resume_s, resume_mb = collect(scenario, url, Path(folder), rows)
+    cost = f"{wall_s:,.0f} s, {cpu_s / rows * 1e3:.2f} ms CPU a rollout, {peak_mb:.0f} MB"
+    return (
+        f"{rows:,} tasks, 256 in flight: {cost}; the same command again: {resume_s:.0f} s, {resume_mb:.0f} MB"
     )
 
 
@@ -187,8 +201,12 @@ def main() -> None:
     """Measure what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a regular expression on the names of scenarios")
+    parser.add_argument("--million", action="store_true", help="only a million tasks, and their resume")
     parser.add_argument("--json", type=Path, help="where to write the figures as well")
     arguments = parser.parse_args()
+    if arguments.million:
+        print(million())
+        return
     figures: list[Figures] = []
     for scenario in SCENARIOS:
         if re.search(arguments.only, scenario.name):

@@ -31,6 +31,9 @@ NOT_IDENTITY = frozenset(
         "max_retries",
         "max_concurrent_requests",
         "latency_s",
+        "threads",
+        "parallel",
+        "verbose",
     ]
 )
 """Settings that may differ between two runs into one file: they change where and how, not what."""
