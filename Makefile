@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check format clean
+.PHONY: demo test test-fast check format bench soak clean
 
 demo: .venv/.ready
 	$(BIN)/ng_collect_rollouts "+config_paths=[configs/quickstart.yaml]" \
@@ -30,3 +30,10 @@ format: .venv/.ready
 
 clean:
 	rm -rf .venv .nemo_like results
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --million
+
+soak: .venv/.ready
+	$(BIN)/python -m tests.faults.soak

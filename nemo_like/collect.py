@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ from nemo_like.workers import for_each, prepare_for_many
 DEFAULT_CONCURRENCY = 64
 SPARE_FILES = 100
 SAME_FAILURE = 24
-"""So many rollouts in a row that fail the same way, and none that does not, end the run."""
+"""So many rollouts in a row that begin, and then fail in the same way, end the run."""
 
 
 class CollectConfig(Settings):
@@ -179,7 +178,7 @@ class _Collector:
             plan,
             progress,
         )
-        self._latest = deque[PartError | None](maxlen=SAME_FAILURE)
+        self._streak: _Streak | None = None
         self._any_done = False
 
     async def run(self, store: RolloutStore, concurrency: int) -> None:
@@ -213,9 +212,9 @@ class _Collector:
         except PartError as error:
             self.progress.failed += 1
             store.append("failures", as_failure(task, job, error, self.config.max_attempts))
-            self._stop_if_hopeless(error)
+            self._stop_if_hopeless(error, began=start)
         else:
-            self._latest.append(None)
+            self._streak = None
             self._any_done = True
             store.append("rollouts", row)
         finally:
@@ -230,12 +229,24 @@ class _Collector:
             "agent_ref": agent | {"name": job.agent},
         }
 
-    def _stop_if_hopeless(self, error: PartError) -> None:
-        self._latest.append(error)
-        same = [e for e in self._latest if e and (e.kind, e.where) == (error.kind, error.where)]
-        if len(same) < SAME_FAILURE or (self._any_done and error.kind not in NOT_THE_TASKS_FAULT):
+    def _stop_if_hopeless(self, error: PartError, *, began: float) -> None:
+        what = (error.kind, error.where)
+        if self._streak is None or self._streak.what != what:
+            self._streak = _Streak(what, time.monotonic())
+        # What was in flight when it began may share one cause that is gone by now, such as a worker's death.
+        self._streak.length += began >= self._streak.since
+        if self._streak.length < SAME_FAILURE or (self._any_done and error.kind not in NOT_THE_TASKS_FAULT):
             return
-        raise StackError(f"stopped: the last {SAME_FAILURE} rollouts failed in the same way: {error}")
+        raise StackError(f"stopped: {SAME_FAILURE} rollouts in a row failed in the same way: {error}")
+
+
+@dataclass(slots=True)
+class _Streak:
+    """Failures of one kind in one place with nothing else between them."""
+
+    what: tuple[str, str]
+    since: float
+    length: int = 0
 
 
 def _agent_of(row: Json, agent_name: str | None, agents: Mapping[str, Agent]) -> str:

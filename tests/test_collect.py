@@ -193,7 +193,7 @@ def test_a_wrong_key_stops_the_run_early_in_the_providers_words_and_costs_no_att
     done = collect(toys, "+num_samples_in_parallel=4")
     assert done.returncode == 1
     assert (
-        "stopped: the last 24 rollouts failed in the same way: provider: unauthorized (401): as asked"
+        "stopped: 24 rollouts in a row failed in the same way: provider: unauthorized (401): as asked"
         in done.stderr
     )
     assert len(toys.rows("out/r_failures.jsonl")) < 60

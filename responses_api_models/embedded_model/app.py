@@ -1,0 +1,142 @@
+"""A small language model inside the process: SmolLM2-135M-Instruct, run by llama.cpp on the processor."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from pydantic import Field
+
+from nemo_like.client import Client, Provider
+from nemo_like.errors import PartError
+from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.types import Json
+
+from .engine import MODEL, Engine
+from .request import Request
+from .toolbox import Toolbox, in_words
+
+ANSWER_TIMEOUT_S = 1200.0
+"""Seconds that one answer may take, once it has begun."""
+OVERFLOW = "exceeds the available context size"
+"""llama.cpp's words for a conversation that is too long."""
+
+
+class EmbeddedConfig(ModelConfig):
+    """Settings of the embedded model."""
+
+    context_tokens: int = Field(4096, ge=256, le=8192)
+    """Tokens that one conversation may have, answer included. Each takes 23 KB, times `parallel`."""
+    max_output_tokens: int = Field(512, ge=1)
+    """Tokens of an answer where the request sets no bound: a model of this size rambles."""
+    parallel: int = Field(4, ge=1, le=64)
+    """Requests answered at once; the rest wait."""
+    threads: int | None = Field(None, ge=1)
+    """Processor threads; null is one less than there are cores. With all of them it slows down manifold as
+    soon as anything else runs."""
+    return_token_id_information: bool = False
+    """Answer every request with token ids and log-probabilities, not only those that ask for `logprobs`."""
+    verbose: bool = False
+    """Let llama.cpp write its log."""
+
+
+class EmbeddedModel(ModelServer[EmbeddedConfig]):
+    """SmolLM2-135M-Instruct: no key, no GPU, no download."""
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Loads the weights; at the end, what is still being answered is given up."""
+        config = self.config
+        engine = Engine(
+            parallel=config.parallel,
+            context_tokens=config.context_tokens,
+            threads=config.threads or max(1, (os.cpu_count() or 1) - 1),
+            verbose=config.verbose,
+        )
+        await asyncio.to_thread(engine.start)
+        try:
+            # A client of its own, because its connections have to be closed before the engine can stop.
+            async with Client({}) as client:
+                self._engine = Provider(
+                    client=client,
+                    base_url=engine.address,
+                    api_key=engine.key,
+                    name=self.name,
+                    timeout_s=ANSWER_TIMEOUT_S,
+                    max_retries=1,
+                )
+                self._slot = asyncio.Semaphore(config.parallel)
+                yield
+        finally:
+            await asyncio.to_thread(engine.stop)
+
+    async def chat_completions(self, body: Json) -> Json:
+        """The model's completion.
+
+        Raises:
+            PartError: `bad_request`; `context_overflow` where the conversation has more than
+                `context_tokens`.
+        """
+        request = Request.of(body)
+        with_ids = request.logprobs or self.config.return_token_id_information
+        toolbox = Toolbox(request) if request.tools and request.tool_choice != "none" else None
+        schema = toolbox.schema() if toolbox else request.schema_of_answer
+        asked: Json = request.sampling() | {
+            "messages": toolbox.messages() if toolbox else in_words(request.messages),
+            "logprobs": with_ids,
+        }
+        if request.max_tokens is None:
+            asked["max_tokens"] = self.config.max_output_tokens
+        if schema is not None:
+            asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+        if with_ids:
+            # `verbose` adds the prompt; one candidate is the fewest for which there are log-probabilities.
+            asked |= {"verbose": True, "top_logprobs": max(1, request.top_logprobs)}
+        completion = await self._complete(asked)
+        choice = completion["choices"][0]
+        message: Json = {"role": "assistant", "content": choice["message"].get("content") or ""}
+        if toolbox:
+            message = toolbox.read(message["content"])
+        if with_ids:
+            message |= await self._tokens(completion)
+        return {
+            "id": completion["id"],
+            "object": "chat.completion",
+            "created": completion["created"],
+            "model": MODEL,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "finish_reason": "tool_calls" if message.get("tool_calls") else choice["finish_reason"],
+                    "logprobs": _logprobs(choice, request.top_logprobs) if request.logprobs else None,
+                }
+            ],
+            "usage": completion["usage"],
+        }
+
+    async def _complete(self, asked: Json) -> Json:
+        try:
+            async with self._slot:
+                return await self._engine.post("/v1/chat/completions", asked)
+        except PartError as error:
+            if OVERFLOW not in error.message:
+                raise
+            hint = f"{self.name} has context_tokens={self.config.context_tokens}"
+            raise PartError("context_overflow", error.message, where=self.name, hint=hint) from error
+
+    async def _tokens(self, completion: Json) -> Json:
+        """Token ids of prompt and answer, and the answer's log-probabilities, as trainers take them."""
+        prompt = {"content": completion["__verbose"]["prompt"], "add_special": True, "parse_special": True}
+        entries = completion["choices"][0]["logprobs"]["content"]
+        return {
+            "prompt_token_ids": (await self._engine.post("/tokenize", prompt))["tokens"],
+            "generation_token_ids": [entry["id"] for entry in entries],
+            "generation_log_probs": [entry["logprob"] for entry in entries],
+        }
+
+
+def _logprobs(choice: Json, top: int) -> Json:
+    """Log-probabilities with as many candidates as were asked for."""
+    entries = choice["logprobs"]["content"]
+    return {"content": [entry | {"top_logprobs": entry["top_logprobs"][:top]} for entry in entries]}
