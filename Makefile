@@ -8,6 +8,7 @@ BIN := .venv/bin
 demo: .venv/.ready
 	$(BIN)/ng_collect_rollouts "+config_paths=[configs/quickstart.yaml]" \
 		+input_jsonl_fpath=data/quickstart.jsonl +output_jsonl_fpath=results/quickstart.jsonl +num_repeats=2
+	@echo "next: source .venv/bin/activate, then: ng_run"
 
 test: .venv/.ready check
 	$(BIN)/pytest

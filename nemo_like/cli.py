@@ -363,5 +363,5 @@ def _report(collected: Collected, output: Path) -> int:
         print(
             f"{counts.exhausted} failed too often ({files.failures}); a higher +max_attempts tries them again"
         )
-    print(f"metrics: {files.metrics}\nnext:    jq .reward {output} | sort -n | uniq -c")
+    print(f"metrics: {files.metrics}\nlook at one: head -n 1 {output} | python3 -m json.tool")
     return 0 if counts.done or not counts.total else 1
