@@ -24,7 +24,7 @@ from nemo_like.errors import Error, UsageError
 from nemo_like.settings import Settings
 
 if TYPE_CHECKING:
-    from nemo_like.collect import Collected, Progress
+    from nemo_like.collect import Collected
     from nemo_like.head import ServerInfo
 
 QUICKSTART = "configs/quickstart.yaml"
@@ -101,12 +101,16 @@ def collect_rollouts() -> int:
     or, with `+config_paths=[…]` or names, with servers of its own, stopped at the end:
 
         ng_collect_rollouts model=embedded env=arithmetic +input_jsonl_fpath=… +output_jsonl_fpath=…
+
+    Ctrl-C ends it cleanly, a second one at once; the same command resumes. SIGUSR1 prints the rollouts that have
+    been in flight longest, and where each of them is.
     """
     from nemo_like.client import Client
     from nemo_like.collect import CollectConfig, collect
     from nemo_like.config import StackConfig, find, load
     from nemo_like.fingerprint import agents_of
     from nemo_like.head import find_servers
+    from nemo_like.progress import ProgressBar, oldest_on_demand
     from nemo_like.settings import redacted
     from nemo_like.supervisor import running
 
@@ -124,7 +128,8 @@ def collect_rollouts() -> int:
                     servers = await find_servers(stack_config.head_server, probe)
                 client = Client({server.name: server.workers for server in servers})
                 await stack.enter_async_context(client)
-            bar = stack.enter_context(_ProgressBar())
+            bar = stack.enter_context(ProgressBar())
+            stack.enter_context(oldest_on_demand(bar, servers, client))
             collected = await collect(
                 wanted,
                 agents_of(servers),
@@ -307,37 +312,6 @@ def _print_servers(servers: Sequence[ServerInfo], states: Sequence[str] = ()) ->
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-class _ProgressBar:
-    """The live line: how many of how many, and the running metrics."""
-
-    def __enter__(self) -> _ProgressBar:
-        self._bar: Any = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, progress: Progress) -> None:
-        """Draw what has changed."""
-        if self._bar is None:
-            from tqdm import tqdm
-
-            counts = progress.counts
-            self._bar = tqdm(
-                total=counts.total - counts.exhausted,
-                initial=counts.done,
-                desc="Collecting rollouts",
-                dynamic_ncols=True,
-            )
-        key = progress.running.summary()
-        shown = {"reward": key["avg_reward"], "success": key["success_rate"], "tools": key["avg_tool_calls"]}
-        if progress.failed:
-            shown["failed"] = progress.failed
-        self._bar.set_postfix({k: f"{v:.3g}" for k, v in shown.items() if v is not None}, refresh=False)
-        self._bar.update(progress.counts.done + progress.done - self._bar.n)
 
 
 def _report(collected: Collected, output: Path) -> int:

@@ -115,6 +115,7 @@ class Server(Generic[ConfigT]):
         self.name = name
         self.client = client
         self.state: Literal["starting", "ready", "stopping"] = "starting"
+        self._in_flight: dict[object, tuple[str, str, float]] = {}
         self._metrics = CollectorRegistry()
         self._seconds = Histogram(
             "nemo_like_request_seconds", "Time to answer", ["server", "path"], registry=self._metrics
@@ -152,6 +153,7 @@ class Server(Generic[ConfigT]):
         others = FastAPI(title=self.name, description=inspect.getdoc(type(self)) or "")
         others.add_route("/health", self._health, methods=["GET"])
         others.add_route("/metrics", self._prometheus, methods=["GET"])
+        others.add_route("/in_flight", self._list_in_flight, methods=["GET"])
         self.setup(others)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -166,14 +168,17 @@ class Server(Generic[ConfigT]):
         seconds = self._seconds.labels(self.name, path)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            start = time.perf_counter()
-            rollout_id.set(header_of(scope, ROLLOUT_HEADER))
+            start, call = time.perf_counter(), object()
+            rollout_id.set(rollout := header_of(scope, ROLLOUT_HEADER))
+            self._in_flight[call] = (rollout, path, start)
             try:
                 with blame(self.name, self.error_kind):
                     status, body = 200, orjson.dumps(await endpoint(as_body(await read_body(receive))))
             except PartError as error:
                 self._errors.labels(self.name, path, error.kind).inc()
                 status, body = error.status, error.to_wire()
+            finally:
+                del self._in_flight[call]
             seconds.observe(time.perf_counter() - start)
             await send_json(send, status, body)
 
@@ -182,6 +187,14 @@ class Server(Generic[ConfigT]):
     async def _health(self, _: Request) -> HTTPResponse:
         body = {"instance": self.name, "kind": self.kind, "state": self.state}
         return HTTPResponse(orjson.dumps(body), media_type="application/json")
+
+    async def _list_in_flight(self, _: Request) -> HTTPResponse:
+        now = time.perf_counter()
+        calls = [
+            {"rollout": rollout, "path": path, "age_s": now - start}
+            for rollout, path, start in self._in_flight.values()
+        ]
+        return HTTPResponse(orjson.dumps(calls), media_type="application/json")
 
     async def _prometheus(self, _: Request) -> HTTPResponse:
         return HTTPResponse(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)

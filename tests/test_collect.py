@@ -224,6 +224,22 @@ def test_an_interrupted_run_keeps_what_was_finished_and_resumes(toys: Project, s
     assert (toys.path / "out/r_aggregate_metrics.json").exists()
 
 
+@pytest.mark.parametrize("layout", ["colocate=true", "colocate=false"])
+def test_what_is_stuck_is_shown_on_demand_with_its_stage(toys: Project, layout: str) -> None:
+    write_jsonl(toys.path / "tasks.jsonl", [task("fine"), task("stall 100")])
+    with toys.start("ng_collect_rollouts", TOY, INPUT, OUTPUT, layout) as process:
+        wait_for_rows(toys.path / "out/r.jsonl", 1)
+        process.send_signal(signal.SIGUSR1)
+        assert process.stderr is not None
+        while " s of it in " not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=15)
+    assert re.search(
+        r"\.0\.\d+\.\d{6}: \d+\.\d s, \d+\.\d s of it in policy_model/v1/responses$", line.strip()
+    )
+
+
 def wait_for_rows(path: Path, n: int) -> None:
     deadline = time.monotonic() + 30
     while not path.exists() or path.read_bytes().count(b"\n") < n:

@@ -14,7 +14,7 @@ ORDER = [
     *("errors", "types", "registry", "settings", "config"),
     *("asgi", "client", "chat", "sessions", "tools", "server", "workers", "serve", "head", "supervisor"),
     *("rewards", "index", "store", "plan", "estimates", "columns", "metrics"),
-    *("record", "fingerprint", "collect"),
+    *("record", "fingerprint", "collect", "watch", "progress"),
     "cli",
 ]
 HOMES = {
@@ -23,7 +23,7 @@ HOMES = {
     "aiohttp": {"client", "head"},
     "fastapi": {"server"},
     "uvicorn": {"serve"},
-    "tqdm": {"cli"},
+    "tqdm": {"progress"},
     "torch": set[str](),
     "ray": set[str](),
     "gradio": set[str](),
