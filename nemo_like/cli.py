@@ -102,8 +102,8 @@ def collect_rollouts() -> int:
 
         ng_collect_rollouts model=embedded env=arithmetic +input_jsonl_fpath=… +output_jsonl_fpath=…
 
-    Ctrl-C ends it cleanly, a second one at once; the same command resumes. SIGUSR1 prints the rollouts that have
-    been in flight longest, and where each of them is.
+    Ctrl-C ends it cleanly, a second one at once; the same command resumes. SIGUSR1 prints the rollouts that
+    have been in flight longest, and where each of them is.
     """
     from nemo_like.client import Client
     from nemo_like.collect import CollectConfig, collect
