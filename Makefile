@@ -33,7 +33,9 @@ clean:
 	rm -rf .venv .nemo_like results
 
 bench: .venv/.ready
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/pip install --quiet matplotlib
+	$(BIN)/python benchmarks/run.py --json results/bench.json
+	$(BIN)/python benchmarks/plot.py results/bench.json
 	$(BIN)/python benchmarks/run.py --million
 
 soak: .venv/.ready

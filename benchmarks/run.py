@@ -61,15 +61,23 @@ SCENARIOS = [
     Scenario(name="shared worker"),
     Scenario(name="two shared workers", layout=("num_workers=2",)),
     Scenario(name="a process per server", layout=("colocate=false",)),
+    Scenario(
+        name="two tool calls, in one process", tools=True, layout=("in_process=true",), sizes=(500, 2500)
+    ),
     Scenario(name="two tool calls, shared worker", tools=True, sizes=(500, 2500)),
     Scenario(
         name="two tool calls, a process per server", tools=True, layout=("colocate=false",), sizes=(500, 2500)
     ),
-    Scenario(name="512 in flight", concurrency=512),
-    Scenario(name="2,048 in flight", concurrency=2048, sizes=(4096, 12288)),
-    Scenario(name="512 in flight, 1 s", concurrency=512, latency_s=1, sizes=(1024, 5120)),
-    Scenario(name="2,048 in flight, 1 s", concurrency=2048, latency_s=1, sizes=(4096, 20480)),
-    Scenario(name="8,192 in flight, 1 s", concurrency=8192, latency_s=1, sizes=(8192, 32768)),
+    *(
+        Scenario(name=f"scaling, {latency_s} s", concurrency=n, latency_s=latency_s, sizes=sizes)
+        for latency_s in (0, 1)
+        for n, sizes in (
+            (64, (128, 640) if latency_s else (1000, 6000)),
+            (512, (1024, 5120)),
+            (2048, (4096, 20480)),
+            (8192, (8192, 32768)),
+        )
+    ),
 ]
 
 
@@ -215,6 +223,7 @@ def main() -> None:
     print(table(figures))
     print(f"\nready after {min(start_up_s() for _ in range(3)):.2f} s")
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps([asdict(f) for f in figures], indent=2))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from benchmarks.run import mock_endpoint
 
 from .conftest import Project
 
@@ -29,19 +30,6 @@ COLLECT = [
     "+num_samples_in_parallel=3",
     "+responses_create_params.max_output_tokens=8192",
 ]
-
-
-@contextmanager
-def mock_endpoint(*arguments: str) -> Iterator[str]:
-    """An OpenAI-compatible endpoint that calls tools, then answers; its base URL."""
-    command = [sys.executable, ROOT / "benchmarks/mock_endpoint.py", "--port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port = process.stdout.readline().rsplit(":", 1)[1].strip()
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
 
 
 @contextmanager

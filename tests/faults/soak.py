@@ -20,8 +20,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.run import mock_endpoint
+
 from ..conftest import BIN, worker_pids
-from ..test_end_to_end import mock_endpoint
 
 TASKS, CONCURRENCY = 20_000, 256
 FAULTS = "500,429,drop,badjson,wrongjson,empty,hang"

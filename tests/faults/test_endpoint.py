@@ -9,8 +9,9 @@ from collections import Counter
 
 import pytest
 
+from benchmarks.run import mock_endpoint
+
 from ..conftest import Project
-from ..test_end_to_end import mock_endpoint
 
 ENVIRONMENT = "example_multi_step"
 KINDS = {
