@@ -120,8 +120,6 @@ async def collect(
     files = Files(config.output_jsonl_fpath)
     concurrency = config.num_samples_in_parallel or DEFAULT_CONCURRENCY
     _check_files(config, input_file, concurrency)
-    if config.overwrite:
-        files.delete()
     loop = asyncio.get_running_loop()
     # Filled below: the store begins to write, and so to call back, only after that.
     progress: Progress
@@ -136,16 +134,18 @@ async def collect(
         loop.call_soon_threadsafe(count, scored)
 
     with (
-        RolloutStore(config.output_jsonl_fpath, on_durable) as store,
         Plan(
             input_file,
-            files.index,
             agent_of=lambda row: _agent_of(row, config.agent_name, agents),
             limit=config.limit,
             num_repeats=config.num_repeats,
             max_attempts=config.max_attempts,
         ) as plan,
+        RolloutStore(config.output_jsonl_fpath, on_durable) as store,
     ):
+        if config.overwrite:
+            store.clear()
+        plan.attach(files.index)
         mine = [agents[name] for name in plan.agents()]
         settle(files, mine, config.responses_create_params, run)
         progress = Progress(plan.counts(), metrics.Running(**plan.sums()))
@@ -171,19 +171,13 @@ class _Collector:
         plan: Plan,
         progress: Progress,
     ) -> None:
-        self.config, self.agents, self.client, self.plan, self.progress = (
-            config,
-            agents,
-            client,
-            plan,
-            progress,
-        )
+        self.config, self.agents, self.client = config, agents, client
+        self.plan, self.progress = plan, progress
         self._streak: _Streak | None = None
         self._any_done = False
 
     async def run(self, store: RolloutStore, concurrency: int) -> None:
-        """Every owed rollout once, then what failed, again and again, until nothing is owed that could
-        succeed."""
+        """Every owed rollout once, then what failed, until nothing is owed that could succeed."""
         for pass_number in range(self.config.max_attempts):
             before = self.progress.failed
             jobs = self.plan.owed(again=pass_number > 0)
@@ -198,8 +192,8 @@ class _Collector:
         started_at, start = time.time(), time.monotonic()
         rollout = f"{job.task_key}.{job.rollout_index}.{started_at:.6f}"
         rollout_id.set(rollout)
-        self.progress.in_flight[rollout] = start
         task = self._task(job)
+        self.progress.in_flight[rollout] = start
         try:
             timeout_s = self.config.rollout_timeout_s
             answer = await self.client.post(job.agent, "/run", task, timeout_s=timeout_s)

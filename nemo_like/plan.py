@@ -140,7 +140,6 @@ class Plan:
     def __init__(
         self,
         file: Path,
-        index: Path,
         *,
         agent_of: Callable[[Json], str],
         limit: int | None = None,
@@ -163,8 +162,11 @@ class Plan:
             self._db.executemany("INSERT INTO rows VALUES (?,?,?,?,?)", batch)
             self._db.execute("COMMIT")
         self._db.executescript(TASKS)
-        self._db.execute("ATTACH DATABASE ? AS store", (str(index),))
         self._input = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+    def attach(self, index: Path) -> None:
+        """Plan against the output that this index is of; to be called before anything is asked."""
+        self._db.execute("ATTACH DATABASE ? AS store", (str(index),))
 
     def __enter__(self) -> Self:
         return self

@@ -58,12 +58,6 @@ class Files:
         """The aggregate metrics."""
         return self._beside("_aggregate_metrics.json")
 
-    def delete(self) -> None:
-        """Remove all of them."""
-        index = [self.index.with_name(self.index.name + suffix) for suffix in ("", "-wal", "-shm")]
-        for file in (self.rollouts, self.failures, self.run, self.metrics, *index):
-            file.unlink(missing_ok=True)
-
 
 class RolloutStore:
     """The rollouts of one output file, its failures and its index, open for writing by this process alone.
@@ -100,6 +94,12 @@ class RolloutStore:
             log.close()
         if self._error is not None and kind is None:
             raise self._error
+
+    def clear(self) -> None:
+        """Delete every row; to be called before the first is appended."""
+        for table, log in self._logs.items():
+            log.clear()
+            self.index.catch_up(log.path, table)
 
     def append(self, table: Table, row: Json) -> None:
         """Have a row written; it is durable once `on_durable` has named it.
@@ -211,6 +211,11 @@ class _Log:
             placed.append((row, self._end, len(line)))
             self._end += len(line)
         return placed
+
+    def clear(self) -> None:
+        """Delete every line."""
+        os.ftruncate(self._file, 0)
+        self._end = 0
 
     def sync(self) -> None:
         """Have on disk what was written since the last time."""

@@ -136,6 +136,16 @@ def test_another_model_or_sampling_is_refused_with_what_differs(toys: Project) -
     assert {row["responses_create_params"]["temperature"] for row in toys.rows("out/r.jsonl")} == {0.7}
 
 
+def test_overwriting_deletes_nothing_where_the_run_can_not_begin(toys: Project) -> None:
+    write_tasks(toys.path / "tasks.jsonl", 2)
+    collect(toys)
+    before = (toys.path / "out/r.jsonl").read_bytes()
+    (toys.path / "bad.jsonl").write_text("{\n")
+    done = toys.run("ng_collect_rollouts", TOY, "+input_jsonl_fpath=bad.jsonl", OUTPUT, "+overwrite=true")
+    assert done.returncode == 2
+    assert (toys.path / "out/r.jsonl").read_bytes() == before
+
+
 def test_where_and_how_it_runs_may_change_between_runs(toys: Project) -> None:
     write_tasks(toys.path / "tasks.jsonl", 4)
     assert collect(toys, "+limit=2").returncode == 0
@@ -274,11 +284,13 @@ def test_two_collectors_on_one_output_are_kept_apart(toys: Project) -> None:
     write_jsonl(toys.path / "tasks.jsonl", [task("fine"), task("stall 100")])
     with toys.start("ng_collect_rollouts", TOY, INPUT, OUTPUT) as process:
         wait_for_rows(toys.path / "out/r.jsonl", 1)
-        second = collect(toys)
+        refused = [collect(toys), collect(toys, "+overwrite=true")]
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert second.returncode == 1
-    assert "is being written by another process" in second.stderr
+    for second in refused:
+        assert second.returncode == 1
+        assert "is being written by another process" in second.stderr
+    assert len(toys.rows("out/r.jsonl")) == 1
 
 
 def test_it_finds_the_stack_that_ng_run_started_here(toys: Project) -> None:
@@ -342,6 +354,7 @@ def test_a_mistake_is_one_readable_line_and_nothing_is_sent(toys: Project, which
     assert line.startswith("ng_collect_rollouts: ")
     assert words in line
     assert not (toys.path / "marks").exists()
+    assert not (toys.path / "out").exists()
 
 
 @pytest.mark.parametrize(

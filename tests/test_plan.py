@@ -63,8 +63,9 @@ def test_what_is_owed_is_what_is_neither_done_nor_exhausted(
     tasks = write_jsonl(folder / "tasks.jsonl", [task(text) for text in texts])
     index = fill(folder / "out.jsonl", done, failed)
     with Plan(
-        tasks, index, agent_of=lambda _: "agent", limit=limit, num_repeats=repeats, max_attempts=attempts
+        tasks, agent_of=lambda _: "agent", limit=limit, num_repeats=repeats, max_attempts=attempts
     ) as plan:
+        plan.attach(index)
         owed = [(job.task_key, job.rollout_index) for job in plan.owed(again=again)]
         counts = plan.counts()
         num_failed = plan.num_failed("agent")
@@ -94,7 +95,8 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
     file.write_bytes(
         b"\xef\xbb\xbf" + json.dumps(task("a")).encode() + b"\r\n\n  \n" + json.dumps(task("b")).encode()
     )
-    with Plan(file, fill(tmp_path / "o.jsonl", set(), []), agent_of=lambda _: "agent") as plan:
+    with Plan(file, agent_of=lambda _: "agent") as plan:
+        plan.attach(fill(tmp_path / "o.jsonl", set(), []))
         inputs = [plan.task(job)["responses_create_params"]["input"] for job in plan.owed()]
     assert inputs == ["a", "b"]
 
@@ -123,7 +125,7 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, line: str, wo
     file = tmp_path / "t.jsonl"
     file.write_text(json.dumps(task("a")) + "\n\n" + line + "\n")
     with pytest.raises(RowError) as caught:
-        Plan(file, fill(tmp_path / "o.jsonl", set(), []), agent_of=lambda _: "agent")
+        Plan(file, agent_of=lambda _: "agent")
     assert str(caught.value).startswith(f"{file}:3: ")
     assert words in str(caught.value)
 
@@ -134,12 +136,13 @@ def test_an_unknown_agent_is_named_by_file_and_line(tmp_path: Path) -> None:
 
     file = write_jsonl(tmp_path / "t.jsonl", [task("a")])
     with pytest.raises(RowError, match=r"t\.jsonl:1: there is no agent 'x'"):
-        Plan(file, fill(tmp_path / "o.jsonl", set(), []), agent_of=agent_of)
+        Plan(file, agent_of=agent_of)
 
 
 def test_an_input_that_changes_under_the_run_is_noticed(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "t.jsonl", [task("a"), task("b")])
-    with Plan(file, fill(tmp_path / "o.jsonl", set(), []), agent_of=lambda _: "agent") as plan:
+    with Plan(file, agent_of=lambda _: "agent") as plan:
+        plan.attach(fill(tmp_path / "o.jsonl", set(), []))
         jobs = list(plan.owed())
         write_jsonl(file, [task("b"), task("a")])
         with pytest.raises(StoreError, match="was changed while it was being collected"):
