@@ -18,6 +18,7 @@ from .toolbox import Toolbox, in_words
 
 ANSWER_TIMEOUT_S = 1200.0
 """Seconds that one answer may take, once it has begun."""
+MOST_THREADS = 8
 OVERFLOW = "exceeds the available context size"
 """llama.cpp's words for a conversation that is too long."""
 
@@ -32,8 +33,8 @@ class EmbeddedConfig(ModelConfig):
     parallel: int = Field(4, ge=1, le=64)
     """Requests answered at once; the rest wait."""
     threads: int | None = Field(None, ge=1)
-    """Processor threads; null is one less than there are cores. With all of them it slows down manifold as
-    soon as anything else runs."""
+    """Processor threads; null is one less than there are cores, between 1 and 8. With all of them it slows
+    down manifold as soon as anything else runs, and a model of this size has no work for many."""
     return_token_id_information: bool = False
     """Answer every request with token ids and log-probabilities, not only those that ask for `logprobs`."""
     verbose: bool = False
@@ -50,7 +51,7 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
         engine = Engine(
             parallel=config.parallel,
             context_tokens=config.context_tokens,
-            threads=config.threads or max(1, (os.cpu_count() or 1) - 1),
+            threads=config.threads or min(max((os.cpu_count() or 1) - 1, 1), MOST_THREADS),
             verbose=config.verbose,
         )
         await asyncio.to_thread(engine.start)
@@ -81,12 +82,10 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
         with_ids = request.logprobs or self.config.return_token_id_information
         toolbox = Toolbox(request) if request.tools and request.tool_choice != "none" else None
         schema = toolbox.schema() if toolbox else request.schema_of_answer
-        asked: Json = request.sampling() | {
+        asked: Json = request.sampling(self.config.max_output_tokens) | {
             "messages": toolbox.messages() if toolbox else in_words(request.messages),
             "logprobs": with_ids,
         }
-        if request.max_tokens is None:
-            asked["max_tokens"] = self.config.max_output_tokens
         if schema is not None:
             asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
         if with_ids:

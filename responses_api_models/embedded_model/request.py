@@ -136,8 +136,11 @@ class Request(BaseModel):
         schema = self.response_format.json_schema
         return schema.of if schema else {"type": "object"}
 
-    def sampling(self) -> Json:
-        """How to sample, in llama.cpp's words and in full, so that none of its own defaults counts."""
+    def sampling(self, most_tokens: int) -> Json:
+        """How to sample, in llama.cpp's words and in full, so that none of its own defaults counts.
+
+        An answer without a bound of its own has `most_tokens`.
+        """
         return {
             "temperature": self.temperature,
             "top_p": self.top_p,

@@ -143,7 +143,7 @@ class TestEngine:
 
     def test_a_request_that_is_given_up_frees_its_slot(self, model: Model) -> None:
         async def give_up_and_ask() -> Json:
-            endless = request(STORY, max_tokens=None, logit_bias={"2": -100})
+            endless = request(STORY, max_tokens=4000, logit_bias={"2": -100})
             given_up = [asyncio.ensure_future(model.server.chat_completions(endless)) for _ in range(8)]
             await asyncio.wait(given_up, timeout=1.0)
             for each in given_up:
@@ -169,9 +169,11 @@ class TestEngine:
         assert refused.value.kind == "context_overflow"
         assert (refused.value.status, refused.value.where) == (400, "policy_model")
 
-    def test_an_answer_may_fill_the_context_and_no_more(self) -> None:
-        with Model(context_tokens=256, parallel=1) as model:
-            completion = model.ask(STORY, max_tokens=None, logit_bias={"2": -100})
+    def test_an_answer_ends_at_the_configured_bound_or_at_the_end_of_the_context(self) -> None:
+        with Model(context_tokens=256, parallel=1, max_output_tokens=8) as model:
+            bounded = model.ask(STORY, max_tokens=None, logit_bias={"2": -100})
+            completion = model.ask(STORY, max_tokens=4000, logit_bias={"2": -100})
+        assert bounded["usage"]["completion_tokens"] == 8
         assert completion["choices"][0]["finish_reason"] == "length"
         assert completion["usage"]["total_tokens"] == 256
 
@@ -207,7 +209,7 @@ class TestEngine:
     def test_it_stops_at_once_although_requests_are_being_answered(self) -> None:
         async def stop_busy() -> list[Any]:
             server = app.EmbeddedModel(app.EmbeddedConfig(), name="policy_model", client=Client({}))
-            endless = request(STORY, max_tokens=None, logit_bias={"2": -100})
+            endless = request(STORY, max_tokens=4000, logit_bias={"2": -100})
             async with asyncio.timeout(15):
                 async with server.lifespan():
                     busy = [asyncio.ensure_future(server.chat_completions(endless)) for _ in range(6)]
