@@ -46,7 +46,9 @@ KINDS_OF_STATUS: dict[int, Kind] = {
 }
 MESSAGE_CHARACTERS = 500
 OVERFLOW = re.compile(
-    r"context_length_exceeded|exceed_context_size|maximum context length|context window|too many tokens", re.I
+    r"context_length_exceeded|exceed_context_size|available context size"
+    r"|maximum context length|context window|too many tokens",
+    re.I,
 )
 
 rollout_id: ContextVar[str] = ContextVar("rollout_id", default="")

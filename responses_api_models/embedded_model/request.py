@@ -152,7 +152,7 @@ class Request(BaseModel):
             "logit_bias": self.logit_bias,
             "seed": RANDOM_SEED if self.seed is None else self.seed % RANDOM_SEED,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
-            "max_tokens": self.max_tokens,
+            "max_tokens": self.max_tokens or most_tokens,
         }
 
 
