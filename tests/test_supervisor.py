@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from nemo_like.client import Client, rollout_id
+from nemo_like.client import Client, owner, rollout_id
 from nemo_like.config import load
 from nemo_like.errors import PartError, StackError
 from nemo_like.supervisor import running
@@ -84,8 +84,9 @@ def test_a_cookie_keeps_a_session_together_across_workers(toys: Project) -> None
         with urlopen(request, timeout=10) as answer:
             return json.load(answer), answer.headers.get("set-cookie", "").split(";")[0]
 
-    def session(url: str) -> list[Json]:
-        _, cookie = call(f"{url}/seed_session", TASK)
+    def session(url: str, name: str) -> list[Json]:
+        _, cookie = call(f"{url}/seed_session", TASK, f"session_id={name}" if name else "")
+        assert cookie.startswith(f"session_id={name}")
         counts = [call(f"{url}/add", {}, cookie)[0] for _ in range(4)]
         verdict, _ = call(f"{url}/verify", TASK | {"response": {"output": []}}, cookie)
         return [*counts, verdict]
@@ -93,13 +94,15 @@ def test_a_cookie_keeps_a_session_together_across_workers(toys: Project) -> None
     async def main() -> list[list[Json]]:
         async with running(load([TOY, "num_workers=2"])) as supervisor:
             url = next(server.url for server in supervisor.servers() if server.name == "toy")
-            return [await asyncio.to_thread(session, url) for _ in range(6)]
+            return [await asyncio.to_thread(session, url, name) for name in ("", first, second)]
 
+    first = next(f"a{i}" for i in range(99) if owner(f"a{i}", 2) == 0)
+    second = next(f"b{i}" for i in range(99) if owner(f"b{i}", 2) == 1)
     sessions = asyncio.run(main())
     for answers in sessions:
         assert [answer["count"] for answer in answers] == [1, 2, 3, 4, 4]
         assert len({answer["pid"] for answer in answers}) == 1
-    assert len({answers[0]["pid"] for answers in sessions}) == 2
+    assert sessions[1][0]["pid"] != sessions[2][0]["pid"]
 
 
 def test_a_killed_worker_comes_back_on_the_same_address(toys: Project) -> None:

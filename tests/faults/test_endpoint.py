@@ -62,7 +62,12 @@ def test_an_endpoint_that_fails_now_and_then_costs_no_rollout(project: Project, 
     kinds = "500,429,drop,badjson,wrongjson,empty,hang"
     with mock_endpoint("--faults", "0.3", "--fault-kinds", kinds, "--tool-calls", "2") as url:
         done = collect(
-            project, url, "+num_repeats=20", f"{MODEL}.timeout_s=4", "+num_samples_in_parallel=100"
+            project,
+            url,
+            "+num_repeats=20",
+            f"{MODEL}.timeout_s=4",
+            "+num_samples_in_parallel=100",
+            "+max_attempts=10",
         )
     assert done.returncode == 0, done.stderr
     rows = project.rows("r.jsonl")
