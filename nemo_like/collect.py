@@ -31,7 +31,7 @@ from nemo_like.fingerprint import Agent, settle
 from nemo_like.plan import Counts, Failed, Job, Plan
 from nemo_like.record import as_failure, as_rollout
 from nemo_like.settings import Settings
-from nemo_like.store import Files, RolloutStore
+from nemo_like.store import Files, RolloutStore, write_whole
 from nemo_like.types import Json, Scored, merged
 from nemo_like.workers import for_each, prepare_for_many
 
@@ -155,7 +155,7 @@ async def collect(
         finally:
             store.flush()
             summaries = [_summary(plan, agent) for agent in mine]
-            files.metrics.write_bytes(orjson.dumps(summaries, option=orjson.OPT_INDENT_2))
+            write_whole(files.metrics, orjson.dumps(summaries, option=orjson.OPT_INDENT_2))
         failed = [failed for agent in mine for failed in plan.failures(agent.name)]
         return Collected(counts=plan.counts(), summaries=summaries, failed=failed)
 

@@ -11,7 +11,7 @@ from nemo_like import __version__
 from nemo_like.errors import StoreError
 from nemo_like.head import ServerInfo
 from nemo_like.settings import is_secret, redacted
-from nemo_like.store import Files
+from nemo_like.store import Files, write_whole
 from nemo_like.types import Json
 
 NOT_IDENTITY = frozenset(
@@ -84,6 +84,8 @@ def settle(files: Files, agents: Sequence[Agent], overrides: Json, run: Json) ->
     """
     now: Json = {f"{agent.name}.{key}": value for agent in agents for key, value in agent.identity.items()}
     now |= {f"responses_create_params.{key}": value for key, value in overrides.items()}
+    # Compared as it is kept, or what holds a secret would differ from itself.
+    now = redacted(now)
     before: Json = {}
     if files.run.exists() and files.rollouts.stat().st_size:
         before = orjson.loads(files.run.read_bytes()).get("fingerprint", {})
@@ -98,4 +100,4 @@ def settle(files: Files, agents: Sequence[Agent], overrides: Json, run: Json) ->
             )
             raise StoreError(f"{files.rollouts} was made with {said}; {advice}")
     kept = {"fingerprint": before | now, "nemo_like": __version__, "config": run}
-    files.run.write_bytes(orjson.dumps(redacted(kept), option=orjson.OPT_INDENT_2))
+    write_whole(files.run, orjson.dumps(kept, option=orjson.OPT_INDENT_2))

@@ -29,6 +29,13 @@ BATCH_S = 0.05
 Table = Literal["rollouts", "failures"]
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file so that whoever reads it, after a kill -9 too, finds the old one or the new one."""
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_bytes(data)
+    fresh.replace(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """The files of one output, all named after it."""

@@ -136,6 +136,16 @@ def test_another_model_or_sampling_is_refused_with_what_differs(toys: Project) -
     assert {row["responses_create_params"]["temperature"] for row in toys.rows("out/r.jsonl")} == {0.7}
 
 
+def test_parameters_that_hold_a_secret_are_redacted_and_still_resume(toys: Project) -> None:
+    write_tasks(toys.path / "tasks.jsonl", 2)
+    secret = "+responses_create_params.metadata={api_key: s3cret-too, run: 7}"
+    assert collect(toys, secret, "+limit=1").returncode == 0
+    done = collect(toys, secret)
+    assert done.returncode == 0, done.stderr
+    assert len(toys.rows("out/r.jsonl")) == 2
+    assert "s3cret" not in (toys.path / "out/r_run.json").read_text()
+
+
 def test_overwriting_deletes_nothing_where_the_run_can_not_begin(toys: Project) -> None:
     write_tasks(toys.path / "tasks.jsonl", 2)
     collect(toys)
