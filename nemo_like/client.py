@@ -8,7 +8,6 @@ call by itself.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import random
 import re
@@ -22,7 +21,7 @@ import aiohttp
 import orjson
 
 from nemo_like.asgi import ASGIApp, call_app
-from nemo_like.errors import Kind, PartError, from_wire
+from nemo_like.errors import Kind, PartError, from_wire, kind_of
 from nemo_like.types import Json
 
 log = logging.getLogger(__name__)
@@ -123,12 +122,9 @@ class Client:
                 return await self.send(url, data, headers)
             except aiohttp.ClientConnectorError as error:
                 # The server is not there yet, or not any more: nothing of the call has happened.
-                if error.os_error.errno == errno.EMFILE:
-                    raise PartError(
-                        "unreachable", "this process is out of file descriptors", where=server
-                    ) from error
-                if attempt == REFUSED_RETRIES:
-                    raise PartError("unreachable", str(error), where=server) from error
+                kind = kind_of(error, "unreachable")
+                if attempt == REFUSED_RETRIES or kind != "unreachable":
+                    raise PartError(kind, str(error), where=server) from error
                 await asyncio.sleep(backoff_s(attempt))
             except (aiohttp.ClientError, OSError) as error:
                 raise PartError("unreachable", _words(error), where=server) from error
@@ -212,7 +208,8 @@ class Provider:
             message = f"{url} did not answer within {self.timeout_s:g} s"
             raise _TryAgain(PartError("timeout", message, where=where)) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _TryAgain(PartError("unreachable", f"{url}: {_words(error)}", where=where)) from error
+            kind = kind_of(error, "unreachable")
+            raise _TryAgain(PartError(kind, f"{url}: {_words(error)}", where=where)) from error
         if status >= 400:
             failure = self._refusal(status, answer, where)
             if status in RETRIED_STATUS and failure.kind != "context_overflow":

@@ -17,6 +17,7 @@ Verifiers, tools and agents raise plain Python errors; `blame` names the part.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -31,6 +32,7 @@ Kind = Literal[
     "not_found",  # 404: no such tool, server or model
     "rate_limited",  # 429
     "context_overflow",  # 400: the conversation no longer fits the model
+    "out_of_resources",  # 503: the machine has no file descriptor, memory or disk left
     "unreachable",  # 502: refused or dropped connection
     "bad_response",  # 502: an answer that is not what was asked for
     "timeout",  # 504: a deadline passed
@@ -48,6 +50,7 @@ STATUS: dict[Kind, int] = {
     "not_found": 404,
     "rate_limited": 429,
     "context_overflow": 400,
+    "out_of_resources": 503,
     "unreachable": 502,
     "bad_response": 502,
     "timeout": 504,
@@ -57,10 +60,14 @@ STATUS: dict[Kind, int] = {
     "verifier_error": 500,
     "agent_error": 500,
 }
-NOT_THE_TASKS_FAULT: frozenset[str] = frozenset({"unauthorized", "not_found", "unreachable", "session_lost"})
+NOT_THE_TASKS_FAULT: frozenset[str] = frozenset(
+    {"unauthorized", "not_found", "out_of_resources", "unreachable", "session_lost"}
+)
 """Kinds that say nothing about the task: such an attempt does not count towards a task's `max_attempts`."""
 REPEATS_ITSELF: frozenset[str] = frozenset({"bad_request", "bad_arguments", "unauthorized", "not_found"})
 """Kinds that a second try within the same run would only repeat."""
+OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+"""`errno` of an `OSError` that tells of the machine, not of what was tried."""
 MESSAGE_CHARACTERS = 2000
 
 
@@ -170,7 +177,12 @@ def blame(where: str, kind: Kind) -> Generator[None]:
     except (asyncio.CancelledError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise PartError(kind, f"{type(error).__name__}: {error}", where=where) from error
+        raise PartError(kind_of(error, kind), f"{type(error).__name__}: {error}", where=where) from error
+
+
+def kind_of(error: Exception, otherwise: Kind) -> Kind:
+    """`out_of_resources` where the operating system said so, else `otherwise`."""
+    return "out_of_resources" if getattr(error, "errno", None) in OUT_OF_RESOURCES else otherwise
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

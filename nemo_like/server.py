@@ -14,7 +14,14 @@ from typing import Any, ClassVar, Generic, Literal, cast, get_args
 
 import orjson
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response as HTTPResponse
@@ -123,6 +130,8 @@ class Server(Generic[ConfigT]):
         self._errors = Counter(
             "nemo_like_errors", "Answers that were errors", ["server", "path", "kind"], registry=self._metrics
         )
+        tasks = Gauge("nemo_like_tasks", "asyncio tasks of the worker", registry=self._metrics)
+        tasks.set_function(lambda: len(asyncio.all_tasks()))
 
     @classmethod
     def config_class(cls) -> type[ServerConfig]:

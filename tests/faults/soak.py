@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
 
 from benchmarks.run import mock_endpoint
 
@@ -51,6 +55,8 @@ class Seen:
     """Of its workers together."""
     worker_files: list[int] = field(default_factory=list[int])
     """Open files of the workers together."""
+    worker_tasks: list[int] = field(default_factory=list[int])
+    """asyncio tasks of the workers together."""
 
 
 def resident_mb(pid: int) -> int:
@@ -58,13 +64,23 @@ def resident_mb(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // MB
 
 
+def tasks_of(pid: int) -> int:
+    """What the worker says of itself, at the first of its addresses."""
+    connections = psutil.Process(pid).net_connections()
+    port = next(c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN)
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        [number] = re.findall(r"^nemo_like_tasks (\d+)", answer.read().decode(), re.MULTILINE)
+    return int(number)
+
+
 def look(seen: Seen, collector: int, folder: Path) -> None:
-    """Once a minute: how much memory and how many files there are."""
-    with suppress(OSError):
+    """Once a minute: how much memory, how many files and how many tasks there are."""
+    with suppress(OSError, StopIteration, psutil.Error):
         workers = worker_pids(folder)
         seen.collector_mb.append(resident_mb(collector))
         seen.workers_mb.append(sum(map(resident_mb, workers)))
         seen.worker_files.append(sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers))
+        seen.worker_tasks.append(sum(map(tasks_of, workers)))
     print(f"{seen}", file=sys.stderr, flush=True)
 
 
@@ -177,8 +193,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seen = run(arguments.minutes, Path(folder), arguments.seed)
     print(json.dumps(asdict(seen), indent=2))
+    grown = any(map(grew, (seen.collector_mb, seen.workers_mb, seen.worker_files, seen.worker_tasks)))
     bad = seen.lost or seen.doubled or seen.torn_lines or seen.orphans or seen.wrong_exit_statuses
-    sys.exit(1 if bad or grew(seen.collector_mb) or grew(seen.workers_mb) else 0)
+    sys.exit(1 if bad or grown else 0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import time
@@ -105,3 +106,23 @@ def test_too_few_files_are_refused_before_the_start_by_name(toys: Project) -> No
     assert done.returncode == 2
     assert "num_samples_in_parallel=64 needs 228 open files, the limit is 200 (ulimit -Hn)" in done.stderr
     assert "at most 50 are possible" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["workers", "collector"])
+def test_running_out_of_files_in_the_middle_of_a_run_costs_no_rollout(toys: Project, who: str) -> None:
+    write_tasks(toys.path / "tasks.jsonl", 3000)
+    arguments = (TOY, INPUT, OUTPUT, "+num_samples_in_parallel=32", "colocate=false", "+max_attempts=1")
+    with toys.start("ng_collect_rollouts", *arguments) as process:
+        wait_for_rows(toys.path / "out/r.jsonl", 50)
+        for pid in worker_pids(toys.path) if who == "workers" else {process.pid}:
+            _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (12, most))
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "Too many open files" in err
+    again = toys.run("ng_collect_rollouts", *arguments)
+    assert again.returncode == 0, again.stderr
+    found = Counter((row["_ng_task_key"], row["_ng_rollout_index"]) for row in toys.rows("out/r.jsonl"))
+    assert len(found) == 3000
+    assert set(found.values()) == {1}
