@@ -78,6 +78,16 @@ SCENARIOS = [
             (8192, (8192, 32768)),
         )
     ),
+    *(
+        Scenario(
+            name=f"two workers, {latency_s} s",
+            layout=("num_workers=2",),
+            concurrency=2048,
+            latency_s=latency_s,
+            sizes=(4096, 20480),
+        )
+        for latency_s in (0, 1)
+    ),
 ]
 
 
