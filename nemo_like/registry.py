@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from nemo_like.errors import UsageError, did_you_mean
+from nemo_like.errors import MissingExtra, UsageError, did_you_mean
 
 T = TypeVar("T")
 
@@ -27,6 +27,11 @@ class Registry(Generic[T]):
     def __init__(self, noun: str) -> None:
         self.noun = noun
         self._known: dict[str, T] = {}
+        self._modules: dict[str, str] = {}
+
+    def found_in(self, modules: dict[str, str]) -> None:
+        """Name → the module that registers it, which is imported when the name is asked for."""
+        self._modules |= modules
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that makes a function or a class known as `name`.
@@ -50,13 +55,15 @@ class Registry(Generic[T]):
         Raises:
             UsageError: there is none; the nearest name is suggested.
         """
+        if name not in self._known and name in self._modules:
+            _import(self._modules[name], f"{self.noun} '{name}'")
         if name not in self._known:
             raise UsageError(f"no {self.noun} named '{name}'{did_you_mean(name, self.names())}")
         return self._known[name]
 
     def names(self) -> list[str]:
         """The known names, sorted."""
-        return sorted(self._known)
+        return sorted(self._known.keys() | self._modules)
 
 
 def load(path: str) -> Any:
@@ -103,6 +110,10 @@ def _import(module: str, shown: str) -> ModuleType:
         return importlib.import_module(module)
     except UsageError:
         raise
+    except ModuleNotFoundError as error:
+        if module.startswith("nemo_like.") and not str(error.name).startswith("nemo_like"):
+            raise MissingExtra(f"{shown} needs {error.name}: pip install 'nemo-like[all]'") from error
+        raise UsageError(f"{shown} can't be loaded: {type(error).__name__}: {error}") from error
     except Exception as error:
         raise UsageError(f"{shown} can't be loaded: {type(error).__name__}: {error}") from error
 

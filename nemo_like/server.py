@@ -31,11 +31,14 @@ from nemo_like import chat
 from nemo_like.asgi import ASGIApp, Receive, Scope, Send, header_of, read_body, send_json
 from nemo_like.client import ROLLOUT_HEADER, Client, rollout_id
 from nemo_like.errors import Kind, PartError, blame, did_you_mean
+from nemo_like.rewards import Reward
+from nemo_like.rewards.forms import as_verdict
+from nemo_like.rewards.scoring import RewardsConfig, Rubric, Scorer
 from nemo_like.sessions import Sessions
 from nemo_like.settings import Settings, explain
 from nemo_like.tools import Tool, tools_of
 from nemo_like.tools import tool as tool
-from nemo_like.types import Json, Response, Task, parse_arguments
+from nemo_like.types import Json, Response, Task, merged, parse_arguments
 
 Endpoint = Callable[[Json], Awaitable[Any]]
 ServerKind = Literal["responses_api_models", "resources_servers", "agents"]
@@ -72,7 +75,14 @@ class ModelConfig(ServerConfig):
     """Settings of every model server."""
 
 
-class ResourcesConfig(ServerConfig):
+class ServerRef(Settings):
+    """Another instance of the run, by kind and name."""
+
+    type: str
+    name: str
+
+
+class ResourcesConfig(ServerConfig, RewardsConfig):
     """Settings of every resources server."""
 
     success_threshold: float = 1.0
@@ -81,13 +91,12 @@ class ResourcesConfig(ServerConfig):
     """Seconds after its last use at which the state of a session that was never verified is freed."""
     tool_timeout_s: float = 60.0
     """Seconds that one tool call may take; a slower one is shown to the model as an error."""
-
-
-class ServerRef(Settings):
-    """Another instance of the run, by kind and name."""
-
-    type: str
-    name: str
+    judge_model_server: ServerRef | None = None
+    """The model that judges, where a reward asks one."""
+    judge_responses_create_params: Json = Field(default_factory=dict)
+    """What every request to it carries: temperature, max_output_tokens, …"""
+    judge_timeout_s: float = 300.0
+    """Seconds that it may take to answer."""
 
 
 class AgentConfig(ServerConfig):
@@ -246,6 +255,31 @@ class ResourcesServer(Server[ResourcesConfigT]):
         self._verify_takes_state = "state" in inspect.signature(type(self).verify).parameters
         self._seed_task = _annotation(type(self).seed, "task", Task)
         self._has_state = type(self).seed is not ResourcesServer.seed
+        self._scorer = Scorer(timeout_s=config.verify_timeout_s, ask=self.ask_judge)
+        self._rubric = Rubric(config.rewards) if config.rewards else None
+
+    async def score(self, function: Reward, task: Task, response: Response, **options: Any) -> Json:
+        """What `function` says of the response: `{"reward": …, …}`, the reward None where it can't be scored.
+
+        It runs where it may: on the loop, in a process that can be killed, or asking the judge.
+
+        Raises:
+            PartError: the reward, its process or the judge failed.
+        """
+        return await self._scorer(function, task, response, **options)
+
+    async def ask_judge(self, params: Json) -> Json:
+        """The judge's response to a Responses-API request.
+
+        Raises:
+            PartError: it failed, or the configuration names none (`bad_request`).
+        """
+        judge = self.config.judge_model_server
+        if judge is None:
+            raise PartError("bad_request", "a reward asks a judge; set judge_model_server")
+        params = merged(params, self.config.judge_responses_create_params)
+        timeout_s = self.config.judge_timeout_s
+        return await self.client.post(judge.name, "/v1/responses", params, timeout_s=timeout_s)
 
     def seed(self, task: Any) -> Any:
         """The state of a new session (any object), or nothing."""
@@ -277,13 +311,16 @@ class ResourcesServer(Server[ResourcesConfigT]):
             task = _validated(self._verify_task, row)
             if "response" not in row:
                 raise PartError("bad_request", "there is no 'response' to verify")
-            arguments: list[Any] = [task, _validated(Response, row["response"])]
+            response = _validated(Response, row["response"])
+            arguments: list[Any] = [task, response]
             if self._verify_takes_state:
                 arguments.append(self._sessions.get(rollout_id.get()).state)
-            verdict = await _call(self.verify, *arguments)
+            verdict = as_verdict(await _call(self.verify, *arguments))
+            if self._rubric is not None:
+                verdict = await self._rubric.complete(verdict, row, response, self._scorer)
         finally:
             self._sessions.close(rollout_id.get())
-        return row | as_verdict(verdict)
+        return row | _finite(verdict)
 
     def _tool_endpoint(self, tool: Tool) -> Endpoint:
         method = getattr(self, tool.name)
@@ -415,17 +452,18 @@ def as_body(data: bytes) -> Json:
     return cast(Json, body)
 
 
-def as_verdict(verdict: Any) -> Json:
-    """What a verifier answered, as the fields it adds to the record.
+def _finite(verdict: Json) -> Json:
+    """The verdict, if its reward is one that can be averaged.
 
     Raises:
-        PartError: there is no finite reward in it.
+        PartError: it is None, which says that the task can't be scored, or not finite.
     """
-    fields: Json = dict(cast(Json, verdict)) if isinstance(verdict, dict) else {"reward": verdict}
-    reward = fields.get("reward")
-    if not isinstance(reward, int | float) or not float("-inf") < reward < float("inf"):
+    reward = verdict["reward"]
+    if reward is None:
+        raise PartError("verifier_error", f"the task can't be scored: {verdict}")
+    if not float("-inf") < reward < float("inf"):
         raise PartError("verifier_error", f"the verifier answered no finite reward but {reward!r}")
-    return fields | {"reward": float(reward)}
+    return verdict
 
 
 def _validated(model: type[BaseModel], row: Any) -> Any:

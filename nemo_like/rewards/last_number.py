@@ -14,6 +14,8 @@ from nemo_like.types import Json, Response, Task
 
 MAX_CHARACTERS = 100
 """A longer number is no answer to anything, and would only be slow."""
+TAIL_CHARACTERS = 200
+"""Where the last number mostly is."""
 
 # Only ASCII digits, and none that belong to a word ("H2O"; `_` may be emphasis). A sign after a digit
 # or a bracket is an operator ("10-2"). Once a digit matched the rest can't fail, so no position is
@@ -53,7 +55,9 @@ def last_number(task: NumberTask, response: Response) -> Json:
 
 def find_last_number(text: str) -> str | None:
     """The last number of `text` as it is written there; None where there is none, or it is absurdly long."""
-    last = deque(NUMBER.finditer(text), maxlen=1)
+    # No number holds a space, so what stands behind one can be read without what stands before it.
+    cut = text.rfind(" ", 0, max(0, len(text) - TAIL_CHARACTERS))
+    last = deque(NUMBER.finditer(text, cut + 1), maxlen=1) or deque(NUMBER.finditer(text), maxlen=1)
     if not last or last[0].end() - last[0].start() > MAX_CHARACTERS:
         return None
     return last[0].group()

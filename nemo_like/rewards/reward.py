@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar, get_type_hints
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeVar, get_type_hints
 
 from nemo_like.errors import UsageError
 from nemo_like.registry import Registry
-from nemo_like.types import Json, Response, Task
+from nemo_like.types import Json, Task
 
-Runs = Literal["inline", "pool"]
-"""Where a reward may run: in the caller's thread, being linear in the answer; or only where it can be
-killed."""
+Runs = Literal["inline", "pool", "judge"]
+"""Where a reward may run: in the caller's thread, being linear in the answer; only where it can be killed; on
+the caller's loop, asking a model (its keyword `ask`)."""
 
-
-class Reward(Protocol):
-    """A pure function of a task and the response to it.
-
-    It gives the reward, or an object that holds `reward` and whatever else belongs in the record. The
-    annotation of its first parameter, a subclass of `Task`, declares the fields that it needs of a row.
-    No answer, however odd, makes it raise: what can't be read is wrong.
-    """
-
-    def __call__(self, task: Any, response: Response, /) -> float | Json: ...
+Score = float | Json | None
+"""The reward, or an object that holds `reward` and whatever else belongs in the record. A reward of None says
+that this task can't be scored, which is not 0."""
 
 
-RewardT = TypeVar("RewardT", bound=Callable[..., float | Json])
+Reward = Callable[..., Score | Awaitable[Score]]
+"""A pure function `(task, response, *, options…)` of a task and the response to it.
+
+The annotation of its first parameter, a subclass of `Task`, declares the fields that it needs of a row; its
+keyword parameters, which have defaults, are its options. No answer, however odd, makes it raise: what can't
+be read is wrong."""
+
+RewardT = TypeVar("RewardT", bound=Reward)
 
 rewards: Registry[Reward] = Registry("reward")
 
 
-def reward(name: str, *, runs: Runs) -> Callable[[RewardT], RewardT]:
-    """Decorator that registers a reward function as `name` and notes where it `runs`."""
+def reward(
+    name: str, *, runs: Runs, shortcut: Callable[..., Score] | None = None, imports: str = ""
+) -> Callable[[RewardT], RewardT]:
+    """Decorator that registers a reward function as `name` and notes where it `runs`.
+
+    `shortcut` takes the same arguments and is tried first, inline: what it answers is the score, unless that
+    is None. `imports` names the heavy module that the processes of the pool should have ready.
+    """
 
     def add(function: RewardT) -> RewardT:
-        function.__dict__["runs"] = runs
+        function.__dict__.update(runs=runs, shortcut=shortcut, imports=imports)
         rewards.register(name)(function)
         return function
 
@@ -60,3 +67,13 @@ def task_type(function: Reward) -> type[Task]:
             "annotate its first parameter with a subclass of nemo_like.types.Task"
         )
     return annotation
+
+
+def reference(function: Reward) -> str:
+    """What another process loads `function` by: `package.module:name`, or `file.py:name` of a folder."""
+    if (path := getattr(function, "path", None)) is not None:
+        return str(path)
+    module = sys.modules[function.__module__]
+    # A folder of content is a package only in this process.
+    place = module.__file__ if module.__name__.startswith(("_nemo_like_", "__main__")) else module.__name__
+    return f"{place}:{getattr(function, '__qualname__', '')}"

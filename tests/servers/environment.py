@@ -33,24 +33,34 @@ class Environment:
         [settings] = [i.settings for i in load(["model=scripted", f"env={name}"]).instances if i.name == name]
         self.success_threshold: float = settings.get("success_threshold", 1.0)
 
-    def rollout(self, row: Json, *turns: Any) -> Json:
-        """The record of a rollout in which the model does `turns`."""
-        apps = self.apps(list(turns))
+    def rollout(self, row: Json, *turns: Any, settings: dict[str, Json] | None = None) -> Json:
+        """The record of a rollout in which the model does `turns`; `settings` by instance."""
+        apps = self.apps(list(turns), settings)
         return self.post(apps[f"{self.name}_simple_agent"], "/run", row)
 
-    def apps(self, script: list[Any]) -> dict[str, ASGIApp]:
+    def failure(self, row: Json, *turns: Any) -> tuple[int, Json]:
+        """The status and the error of a rollout that fails."""
+        status, answer = self.call(self.apps(list(turns))[f"{self.name}_simple_agent"], "/run", row)
+        return status, orjson.loads(answer)["error"]
+
+    def apps(self, script: list[Any], changes: dict[str, Json] | None = None) -> dict[str, ASGIApp]:
         apps: dict[str, ASGIApp] = {}
         client = Client({}, apps)
         for instance in load(["model=scripted", f"env={self.name}"]).instances:
             settings = instance.settings | ({"script": script} if instance.name == "policy_model" else {})
+            settings |= (changes or {}).get(instance.name, {})
             apps[instance.name] = load_server(_spec(instance, settings), client).app()
         return apps
 
     @staticmethod
     def post(app: ASGIApp, path: str, body: Json) -> Json:
-        status, answer = asyncio.run(call_app(app, path, orjson.dumps(body), {ROLLOUT_HEADER: "r1"}))
+        status, answer = Environment.call(app, path, body)
         assert status == 200, answer
         return orjson.loads(answer)
+
+    @staticmethod
+    def call(app: ASGIApp, path: str, body: Json) -> tuple[int, bytes]:
+        return asyncio.run(call_app(app, path, orjson.dumps(body), {ROLLOUT_HEADER: "r1"}))
 
     def generated(self, n: int, seed: int = 0, script: str = "make_data.py") -> list[Json]:
         """The first rows that the generator makes, as a file would hold them; each is a good one."""
@@ -61,6 +71,12 @@ class Environment:
 def call(tool: str, **arguments: Any) -> Json:
     """A turn in which the model calls one tool."""
     return {"tool_calls": [{"name": tool, "arguments": arguments}]}
+
+
+def judge(*says: str) -> list[Json]:
+    """Turns of the judge, one after the other, where the policy had one before."""
+    mine = "between the marks"
+    return [{"when": {"contains": mine, "times": i}, "text": text} for i, text in enumerate(says, 2)]
 
 
 def _spec(instance: Instance, settings: Json) -> ServerSpec:
