@@ -10,18 +10,18 @@ demo: .venv/.ready
 		+input_jsonl_fpath=data/quickstart.jsonl +output_jsonl_fpath=results/quickstart.jsonl +num_repeats=2
 	@echo "next: source .venv/bin/activate, then: ng_run"
 
-test: .venv/.ready check
+test: .venv/.tests check
 	$(BIN)/pytest
 
-test-fast: .venv/.ready
+test-fast: .venv/.tests
 	$(BIN)/pytest -m "not slow"
 
-check: .venv/.ready
+check: .venv/.tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-format: .venv/.ready
+format: .venv/.tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -29,14 +29,18 @@ format: .venv/.ready
 	PYTHON=$(PYTHON) scripts/set_up.sh
 	touch $@
 
+.venv/.tests: pyproject.toml scripts/set_up.sh
+	PYTHON=$(PYTHON) scripts/set_up.sh tests
+	touch $@ .venv/.ready
+
 clean:
 	rm -rf .venv .nemo_like results
 
-bench: .venv/.ready
+bench: .venv/.tests
 	$(BIN)/pip install --quiet matplotlib
 	$(BIN)/python benchmarks/run.py --json results/bench.json
 	$(BIN)/python benchmarks/plot.py results/bench.json
 	$(BIN)/python benchmarks/run.py --million
 
-soak: .venv/.ready
+soak: .venv/.tests
 	$(BIN)/python -m tests.faults.soak

@@ -212,6 +212,26 @@ def status() -> int:
     return _command("ng_status", status, [StatusConfig, StackConfig], main)
 
 
+def viewer() -> int:
+    """Show rollouts in a browser: a run in a minute, any rollout in ten seconds.
+
+        ng_viewer +jsonl_fpath=results/rollouts.jsonl
+        ng_viewer "+jsonl_fpath=[results/a.jsonl,results/b.jsonl]"
+
+    A file that grows is followed. Two files are compared, task by task. Rollouts and failures of this project and
+    of NeMo Gym, dumps of verl and TRL, and generated rollouts are recognised, as JSONL or parquet.
+    """
+    from nemo_like.config import load
+    from nemo_like.viewer.app import ViewerConfig, serve
+
+    async def main(arguments: Sequence[str]) -> int:
+        wanted: ViewerConfig = load(arguments, ViewerConfig).settings(ViewerConfig)
+        await serve(wanted, lambda address: print(f"{address}\nCtrl-C ends it", flush=True))
+        return 0
+
+    return _command("ng_viewer", viewer, [ViewerConfig], main)
+
+
 def version() -> int:
     """Show the versions of this package, of Python and of what it stands on."""
     import platform

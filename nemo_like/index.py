@@ -119,12 +119,12 @@ class Index:
         stat = source.stat()
         if stat.st_size < covered or (stat.st_size == covered and stat.st_mtime_ns != mtime_ns):
             return 0
-        return covered if _edges(source, covered) == (first, last) else 0
+        return covered if edges(source, covered) == (first, last) else 0
 
     def _cover(self, source: Path, end: int) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO covered VALUES (?,?,?,?,?)",
-            (source.name, end, *_edges(source, end), source.stat().st_mtime_ns),
+            (source.name, end, *edges(source, end), source.stat().st_mtime_ns),
         )
 
 
@@ -212,7 +212,7 @@ def _rows(file: Iterable[bytes], offset: int) -> Iterator[tuple[Json, int, int]]
         offset += len(line)
 
 
-def _edges(source: Path, end: int) -> tuple[bytes, bytes]:
+def edges(source: Path, end: int) -> tuple[bytes, bytes]:
     """Hashes of the first and the last bytes of what is covered."""
     with source.open("rb") as file:
         first = file.read(min(EDGE_BYTES, end))

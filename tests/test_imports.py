@@ -26,32 +26,35 @@ ORDER = [
         "head",
         "supervisor",
     ),
-    *("index", "store", "plan", "estimates", "columns", "metrics"),
+    *("index", "store", "plan", "estimates", "columns", "metrics", "query"),
     *("record", "fingerprint", "collect", "watch", "progress"),
-    "cli",
+    *("viewer", "cli"),
 ]
 HOMES = {
     "hydra": {"config"},
     "omegaconf": {"config"},
     "aiohttp": {"client", "head"},
-    "fastapi": {"server"},
-    "uvicorn": {"serve"},
+    "fastapi": {"server", "viewer.app"},
+    "uvicorn": {"serve", "viewer.app"},
     "tqdm": {"progress"},
     "torch": set[str](),
     "ray": set[str](),
-    "gradio": set[str](),
+    "gradio": {"viewer.app"},
+    "pyarrow": {"viewer.parquet"},
     "datasets": set[str](),
     "math_verify": {"rewards.symbolic"},
     "reasoning_gym": {"rewards.reasoning_gym"},
     "langdetect": {"rewards.ifeval_checks"},
     "jsonschema": {"rewards.json_schema"},
 }
+PARTS = ("rewards", "viewer")
+"""Modules that are folders."""
 CONTENT = {"agents", "resources_servers", "responses_api_models", "configs", "data"}
 
 
 def modules() -> dict[str, Path]:
     files = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    return files | {"rewards": PACKAGE / "rewards" / "__init__.py"}
+    return files | {name: PACKAGE / name / "__init__.py" for name in PARTS}
 
 
 def imported(file: Path) -> set[str]:
@@ -75,15 +78,16 @@ def test_a_module_imports_only_from_above_itself(name: str) -> None:
     assert not below - {name}
 
 
-@pytest.mark.parametrize("file", sorted((PACKAGE / "rewards").glob("*.py")), ids=lambda path: path.stem)
-def test_a_reward_imports_only_from_above_the_rewards(file: Path) -> None:
-    own = {i.split(".")[1] for i in imported(file) if i.startswith("nemo_like.")} & set(ORDER)
-    assert not own & set(ORDER[ORDER.index("rewards") + 1 :])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_imports_only_from_above_itself(name: str) -> None:
+    for file in (PACKAGE / name).glob("*.py"):
+        own = {i.split(".")[1] for i in imported(file) if i.startswith("nemo_like.")} & set(ORDER)
+        assert not own & set(ORDER[ORDER.index(name) + 1 :]), file
 
 
 @pytest.mark.parametrize("library", HOMES)
 def test_a_heavy_library_is_imported_in_one_place(library: str) -> None:
-    files = modules() | {f"rewards.{path.stem}": path for path in (PACKAGE / "rewards").glob("[a-z]*.py")}
+    files = modules() | {f"{part}.{p.stem}": p for part in PARTS for p in (PACKAGE / part).glob("[a-z]*.py")}
     homes = {n for n, f in files.items() if library in {i.split(".")[0] for i in imported(f)}}
     assert homes == HOMES[library]
 
