@@ -11,6 +11,7 @@ import os
 import sqlite3
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS tools (id INTEGER, tool TEXT, calls INTEGER);
 CREATE TABLE IF NOT EXISTS tasks (
     task_key TEXT PRIMARY KEY, first INTEGER, n INTEGER, scored INTEGER, correct INTEGER, total REAL
     ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pages (name TEXT PRIMARY KEY, version INTEGER, html TEXT);
 CREATE INDEX IF NOT EXISTS by_task ON entries (task_key, rollout_index, id);
 CREATE INDEX IF NOT EXISTS by_reward ON entries (ifnull(reward, -1e300), id);
 CREATE INDEX IF NOT EXISTS by_output ON entries (ifnull(output_tokens, -1), id);
@@ -236,6 +238,34 @@ class Catalog:
         """The mean reward of every task that has one."""
         return self._all("SELECT task_key, total / scored FROM tasks WHERE scored > 0")  # pyright: ignore[reportReturnType]  # its two columns
 
+    def groups(self, selection: Selection) -> list[tuple[int, int, int]]:
+        """(Scored rollouts, successes, how many tasks have so many of both)."""
+        if selection == Selection():
+            return self._all("SELECT scored, correct, count(*) FROM tasks WHERE scored GROUP BY 1, 2")  # pyright: ignore[reportReturnType]  # its columns
+        scored = "AND e.reward IS NOT NULL GROUP BY e.task_key"
+        inner = Counter(
+            self.aggregate("count(e.reward), CAST(ifnull(sum(e.success), 0) AS INTEGER)", selection, scored)
+        )
+        return [(n, correct, tasks) for (n, correct), tasks in inner.items()]
+
+    def task_means(self, selection: Selection) -> Iterator[float]:
+        """The mean reward of every task of which something is selected."""
+        where, arguments, joins = self._where(selection)
+        scored = f"({where}) AND e.reward IS NOT NULL GROUP BY e.task_key"
+        mean = f"SELECT avg(e.reward) FROM entries e {joins} WHERE {scored}"
+        if selection == Selection():
+            mean = "SELECT total / scored FROM tasks WHERE scored"
+        return (float(value) for (value,) in self._db().execute(mean, arguments))
+
+    def kept(self, name: str) -> tuple[int, str] | None:
+        """A page that was made before, and the version that it shows."""
+        rows = self._all("SELECT version, html FROM pages WHERE name = ?", [name])
+        return (int(rows[0][0]), str(rows[0][1])) if rows else None
+
+    def keep(self, name: str, version: int, html: str) -> None:
+        """Keep a page that takes long to make."""
+        self._db().execute("INSERT OR REPLACE INTO pages VALUES (?, ?, ?)", (name, version, html))
+
     def names(self) -> tuple[list[str], list[str], list[str]]:
         """The agents, tools and kinds of failure that there are, the first hundred of each."""
         columns = (("agent", "entries"), ("tool", "tools"), ("failure", "entries"))
@@ -382,7 +412,7 @@ class Catalog:
         return covered
 
     def _clear(self) -> None:
-        for table in ("entries", "texts", "tools", "tasks", "files"):
+        for table in ("entries", "texts", "tools", "tasks", "files", "pages"):
             self._db().execute(f"DELETE FROM {table}")
         self._db().execute("DROP TABLE IF EXISTS search")
 
@@ -440,7 +470,7 @@ class Catalog:
         db = getattr(self._local, "db", None)
         if db is None:
             db = sqlite3.connect(self._database, isolation_level=None, check_same_thread=False, timeout=30)
-            for pragma in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-20000", "mmap_size=268435456"):
+            for pragma in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-20000"):
                 db.execute(f"PRAGMA {pragma}")
             self._local.db = db
             self._opened.append(db)

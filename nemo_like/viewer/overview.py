@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from nemo_like.estimates import pass_at_k, pass_hat_k
+from nemo_like.estimates import mean_and_error, pass_at_k, pass_hat_k
 from nemo_like.viewer.catalog import Catalog, Selection
 from nemo_like.viewer.charts import Bar, columns, rows
 from nemo_like.viewer.formats import View, fields
@@ -48,10 +48,7 @@ def page(catalog: Catalog, selection: Selection, file: str) -> str:
 
 def pass_table(catalog: Catalog, selection: Selection) -> str:
     """pass@k and pass^k over the tasks, from how many of whose rollouts succeeded."""
-    inner = catalog.aggregate(
-        "count(e.reward), sum(e.success)", selection, "AND e.reward IS NOT NULL GROUP BY e.task_key"
-    )
-    groups = Counter((n, int(c or 0)) for n, c in inner)
+    groups = {(n, correct): tasks for n, correct, tasks in catalog.groups(selection)}
     most = max((n for n, _ in groups), default=0)
     if not most:
         return ""
@@ -102,13 +99,9 @@ def _tiles(catalog: Catalog, selection: Selection) -> str:
         selection,
         "AND e.kind NOT IN ('failure', 'malformed')",
     )
-    inner = "SELECT avg(e.reward) m"
-    means = catalog.aggregate(
-        inner.removeprefix("SELECT "), selection, "AND e.reward IS NOT NULL GROUP BY e.task_key"
-    )
-    error = _standard_error([m for (m,) in means])
+    means = mean_and_error(catalog.task_means(selection))
     tiles = (
-        ("reward", mean, "" if error is None else f"± {error:.3f} over {len(means):,} tasks"),
+        ("reward", mean, "" if means.se is None else f"± {means.se:.3f} over {means.n:,} tasks"),
         ("success", success, f"{n:,} scored"),
         ("tool calls", calls, "mean a rollout"),
         ("output tokens", tokens, "mean a rollout"),
@@ -131,14 +124,6 @@ def _tiles(catalog: Catalog, selection: Selection) -> str:
 def shown_number(value: float) -> str:
     """A mean as a tile shows it."""
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
-
-
-def _standard_error(values: list[float]) -> float | None:
-    if len(values) < 2:
-        return None
-    mean = sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return (variance / len(values)) ** 0.5
 
 
 def _histogram(catalog: Catalog, selection: Selection, title: str, field: str, column: str) -> str:
@@ -180,12 +165,12 @@ def _histogram(catalog: Catalog, selection: Selection, title: str, field: str, c
 
 
 def _pass_rates(catalog: Catalog, selection: Selection) -> str:
-    inner = catalog.aggregate("avg(e.success)", selection, "AND e.reward IS NOT NULL GROUP BY e.task_key")
-    if not inner:
+    groups = catalog.groups(selection)
+    if not groups:
         return ""
     counts = Counter[str]()
-    for (rate,) in inner:
-        counts[next(label for most, label in RATES if rate <= most)] += 1
+    for n, correct, tasks in groups:
+        counts[next(label for most, label in RATES if correct / n <= most)] += tasks
     labels = [label for _, label in RATES]
     bars = [Bar(label=f"pass rate {label}", value=counts[label]) for label in labels]
     return columns("tasks by pass rate", bars, low="never right", high="always right")

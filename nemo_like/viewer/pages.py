@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -20,6 +23,8 @@ from nemo_like.viewer.notes import MARKS, Notes
 
 Route = Mapping[str, str]
 PAGE = 50
+LARGE = 100_000
+"""Rows beyond which the overview is made beside the page, and kept."""
 CELLS = 32
 """Repeats of a task that are shown as cells."""
 VIEWS = {"overview": "Overview", "rollouts": "Rollouts", "tasks": "Tasks", "compare": "Compare"}
@@ -66,6 +71,8 @@ class Site:
         self.catalogs = catalogs
         self.notes = [Notes(catalog.path) for catalog in catalogs]
         self._overview = lru_cache(64)(self._make_overview)
+        self._counting: set[Catalog] = set()
+        """Files whose overview is being made."""
 
     def render(self, route: Route) -> str:
         """The page of a route; a mistake in it is said on the page."""
@@ -82,9 +89,7 @@ class Site:
             elif view == "compare":
                 body = compare.page(self.catalogs, route)
             else:
-                body = self._overview(
-                    self.catalogs.index(catalog), catalog.version(), selection, route.get("file", "")
-                )
+                body = self._overview_of(catalog, selection, route.get("file", ""))
         except UsageError as error:
             body = _filters(catalog, route) + f'<p class="card bad" role="alert">{text(error)}</p>'
         return f'<div class="viewer">{self._head(route, view)}<main id="main">{body}</main></div>'
@@ -102,9 +107,10 @@ class Site:
         """How much there is by now."""
         catalog = self.catalog(route)
         rows, size, scanned = catalog.count(), catalog.size, catalog.covered()
+        counting = ", counting" if catalog in self._counting else ""
         if scanned < size:
-            return f"reading: {rows:,} rows, {100 * scanned / max(size, 1):.0f} %"
-        return f"{rows:,} rows"
+            return f"reading: {rows:,} rows, {100 * scanned / max(size, 1):.0f} %{counting}"
+        return f"{rows:,} rows{counting}"
 
     def note(self, route: Route, mark: str, remark: str) -> None:
         """Note something on the rollout of a route."""
@@ -136,6 +142,22 @@ class Site:
         name = tag("span", text(path.name), css="file", title=path)
         views = tag("nav", tabs, aria_label="views")
         return tag("header", "<strong>ng_viewer</strong>", name, views, several, css="top")
+
+    def _overview_of(self, catalog: Catalog, selection: Selection, file: str) -> str:
+        version = catalog.version()
+        if version <= LARGE or selection != Selection():
+            return self._overview(self.catalogs.index(catalog), version, selection, file)
+        kept = catalog.kept("overview")
+        if (kept is None or kept[0] != version) and catalog not in self._counting:
+            self._counting.add(catalog)
+            threading.Thread(target=self._keep_overview, args=(catalog, version, file), daemon=True).start()
+        return kept[1] if kept else f'<p class="card">counting {version:,} rows…</p>'
+
+    def _keep_overview(self, catalog: Catalog, version: int, file: str) -> None:
+        # The files may be closed meanwhile.
+        with suppress(sqlite3.ProgrammingError):
+            catalog.keep("overview", version, overview.page(catalog, Selection(), file))
+        self._counting.discard(catalog)
 
     def _make_overview(self, number: int, version: int, selection: Selection, file: str) -> str:
         return overview.page(self.catalogs[number], selection, file)
