@@ -34,6 +34,7 @@ class Custom:
 
     path: str
     runs: ClassVar[Runs] = "pool"
+    imports: ClassVar[str] = __name__
 
     async def __call__(self, task: Task, response: Response, /, **options: Any) -> Score:
         return await call(self.path, task.model_dump(), response.model_dump(), options)
