@@ -218,8 +218,8 @@ def viewer() -> int:
         ng_viewer +jsonl_fpath=results/rollouts.jsonl
         ng_viewer "+jsonl_fpath=[results/a.jsonl,results/b.jsonl]"
 
-    A file that grows is followed. Two files are compared, task by task. Rollouts and failures of this project and
-    of NeMo Gym, dumps of verl and TRL, and generated rollouts are recognised, as JSONL or parquet.
+    A file that grows is followed. Two files are compared, task by task. Rollouts and failures of this project
+    and of NeMo Gym, dumps of verl and TRL, and generated rollouts are recognised, as JSONL or parquet.
     """
     from nemo_like.config import load
     from nemo_like.viewer.app import ViewerConfig, serve

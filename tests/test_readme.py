@@ -15,9 +15,12 @@ ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FOLDERS = ("", "resources_servers", "agents", "responses_api_models", "nemo_like")
 READMES = [
-    path
-    for folder in FOLDERS
-    for path in sorted((ROOT / folder).glob("README.md" if not folder else "**/README.md"))
+    *(
+        path
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).glob("README.md" if not folder else "**/README.md"))
+    ),
+    ROOT / "scripts/README_difficulty_filter.md",
 ]
 
 
