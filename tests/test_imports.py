@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nemo_like"
 ORDER = [
-    *("errors", "types", "registry", "settings", "config"),
+    *("errors", "types", "registry", "settings", "config", "datasets"),
     *(
         "asgi",
         "client",
@@ -30,8 +30,9 @@ ORDER = [
     *("record", "fingerprint", "collect", "watch", "progress"),
     *("prompts", "table", "journal", "endpoints", "generate_options", "generated", "local_model", "generate"),
     *("rollout_table", "scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
-    *("datasets", "sequence_processing", "viewer", "cli", "analyze_commands"),
+    *("sequence_processing", "viewer", "cli", "analyze_commands"),
 ]
+TENSORS = ("batches", "generation", "logprobs", "model", "processor", "sampling", "sequences")
 HOMES = {
     "hydra": {"config"},
     "omegaconf": {"config"},
@@ -42,6 +43,7 @@ HOMES = {
     "polars": {"problems"},
     "matplotlib": {"difficulty_plot"},
     "transformers": {"local_model"},
+    "torch": {"local_model", *(f"sequence_processing.{name}" for name in TENSORS)},
     "ray": set[str](),
     "gradio": {"viewer.app"},
     "pyarrow": {"datasets", "table", "viewer.parquet"},

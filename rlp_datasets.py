@@ -1,0 +1,1 @@
+from nemo_like.datasets import *  # noqa: F403  # the name that scripts import it by
