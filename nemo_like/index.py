@@ -162,13 +162,16 @@ def failure_entry(row: Json, offset: int, length: int) -> tuple[Any, ...]:
 
 
 def numbers_of(row: Json) -> dict[str, float]:
-    """Every number of a rollout by its path: top-level fields, `usage/…`, `metadata/…`; true counts as 1."""
+    """Every number of a rollout by its path: top-level fields, `reward_components/…`, `usage/…` and
+    `metadata/…`; true counts as 1."""
     numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and not k.startswith("_ng_")}
     response: Json = row.get("response") or {}
     usage: Json = response.get("usage") or {}
     details: list[Json] = [usage.get(f"{side}_tokens_details") or {} for side in ("input", "output")]
     metadata: Json = row.get("metadata") or {}
-    for path, fields in (("usage", usage), *(("usage", part) for part in details), ("metadata", metadata)):
+    components: Json = row.get("reward_components") or {}
+    parts = (("reward_components", components), ("usage", usage), ("metadata", metadata))
+    for path, fields in (*parts, *(("usage", part) for part in details)):
         numbers |= {f"{path}/{k}": float(v) for k, v in fields.items() if isinstance(v, int | float)}
     if "metadata/started_at" in numbers:
         numbers["metadata/finished_at"] = numbers["metadata/started_at"] + numbers.get(

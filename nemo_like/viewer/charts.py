@@ -15,6 +15,7 @@ class Bar:
     label: str
     value: float
     query: str = ""
+    view: str = "rollouts"
     shown: str = ""
     """The value as text; the value itself where it is empty."""
 
@@ -54,7 +55,7 @@ def rows(title: str, bars: Sequence[Bar]) -> str:
 
 
 def _link(bar: Bar, *parts: str, aria_label: str | None = None) -> str:
-    to = address(view="rollouts", q=bar.query)
+    to = address(view=bar.view, q=bar.query)
     return tag("a", *parts, data_go="", href=to, title=f"{bar.label}: {_shown(bar)}", aria_label=aria_label)
 
 

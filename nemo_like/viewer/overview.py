@@ -172,7 +172,7 @@ def _pass_rates(catalog: Catalog, selection: Selection) -> str:
     for n, correct, tasks in groups:
         counts[next(label for most, label in RATES if correct / n <= most)] += tasks
     labels = [label for _, label in RATES]
-    bars = [Bar(label=f"pass rate {label}", value=counts[label]) for label in labels]
+    bars = [Bar(label=f"pass rate {label}", value=counts[label], view="tasks") for label in labels]
     return columns("tasks by pass rate", bars, low="never right", high="always right")
 
 
@@ -239,21 +239,21 @@ def _over_time(catalog: Catalog, selection: Selection) -> str:
 
 def _components(catalog: Catalog, selection: Selection) -> str:
     sums: dict[str, list[float]] = {}
-    for view in _sample(catalog, selection, SAMPLE):
+    views = _sample(catalog, selection, SAMPLE)
+    nested = any(view.row.get("reward_components") for view in views)
+    for view in views:
         for name, value in view.components.items():
             if value is not None:
                 sums.setdefault(name, []).append(value)
     if not sums:
         return ""
-    bars = [
-        Bar(
-            label=name,
-            value=max(0.0, sum(values) / len(values)),
-            shown=f"{sum(values) / len(values):.3g} ({len(values)})",
-        )
-        for name, values in sums.items()
-    ]
-    return rows(f"components of the reward, mean of the first {SAMPLE}", bars)
+    bars: list[Bar] = []
+    for name, values in sums.items():
+        mean = sum(values) / len(values)
+        field = f"reward_components/{name}" if nested else name
+        below = _both(selection, f"{field} < {max(values)!r}") if name.isidentifier() else selection.query
+        bars.append(Bar(label=name, value=max(0.0, mean), query=below, shown=f"{mean:.3g} ({len(values)})"))
+    return rows(f"components of the reward, mean of the first {SAMPLE}: those below the highest", bars)
 
 
 def _sample(catalog: Catalog, selection: Selection, size: int) -> list[View]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_like.viewer.catalog import Selection
 from nemo_like.viewer.formats import read
 from nemo_like.viewer.markup import prose
 from nemo_like.viewer.notes import Notes
@@ -325,6 +326,14 @@ def test_the_overview_counts_what_is_there_and_its_bars_are_filters(site: Site) 
         assert query
     some = site.render({"view": "overview", "q": "task == 'key1'"})
     assert "<b>1</b>" in some
+
+
+def test_a_component_of_a_rubric_can_be_asked_for(tmp_path: Path) -> None:
+    rows = [rollout(i, 0, 1.0, reward_components={"form": i / 10, "other": None}) for i in range(10)]
+    with opened(write(tmp_path / "r.jsonl", rows)) as catalog:
+        html = Site([catalog]).render({})
+        assert "reward_components%2Fform+%3C+0.9" in html
+        assert catalog.count(Selection(query="reward_components/form < 0.5")) == 5
 
 
 def test_filters_select_and_are_kept(site: Site) -> None:
