@@ -37,10 +37,14 @@ clean:
 	rm -rf .venv .nemo_like results
 
 bench: .venv/.tests
-	$(BIN)/pip install --quiet matplotlib
 	$(BIN)/python benchmarks/run.py --json results/bench.json
 	$(BIN)/python benchmarks/plot.py results/bench.json
 	$(BIN)/python benchmarks/run.py --million
+	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/viewer.py
+	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/analyze.py
+	$(BIN)/python benchmarks/sequence_processing.py
 
 soak: .venv/.tests
 	$(BIN)/python -m tests.faults.soak
