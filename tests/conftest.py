@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from nemo_like.serve import STOP_S
+
+# No test judges by the clock: the machine may be busy with something else.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 Json = dict[str, Any]
 BIN = Path(sys.executable).parent
