@@ -21,6 +21,8 @@ from typing import Any, cast
 from nemo_like.errors import UsageError, did_you_mean
 
 MAX_CHARACTERS = 2000
+MAX_DEPTH = 50
+"""How deep `not` and brackets may be nested: SQL has a limit of its own."""
 LITERALS = {"true": True, "false": False, "null": None, "none": None}
 ORDER: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 Sql = tuple[str, list[Any]]
@@ -50,7 +52,7 @@ class Query:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             at = f" at character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
             raise UsageError(f"the query can't be read{at}: {text}") from error
-        _check(tree, text)
+        _check(tree, text, MAX_DEPTH)
         return cls(text, tree)
 
     @property
@@ -97,8 +99,10 @@ def _as_python(text: str) -> str:
     return "".join(parts).replace("\n", " ")
 
 
-def _check(node: ast.expr, text: str) -> None:
+def _check(node: ast.expr, text: str, depth: int) -> None:
     """Refuse whatever is not of this language."""
+    if not depth:
+        raise UsageError(f"the query is nested more than {MAX_DEPTH} deep: {text}")
     match node:
         case ast.BoolOp(values=values):
             parts = values
@@ -111,6 +115,8 @@ def _check(node: ast.expr, text: str) -> None:
             parts = [left, *right]
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             pass
+        case ast.Constant(value=int(value)) if value.bit_length() > 63:
+            raise UsageError(f"the query holds too large a number: {text}")
         case ast.Constant(value=str() | int() | float() | bool() | None):
             return
         case ast.Name() | ast.Attribute() if _path(node) is not None or isinstance(node, ast.Name):
@@ -118,7 +124,7 @@ def _check(node: ast.expr, text: str) -> None:
         case _:
             raise UsageError(f"'{ast.unparse(node)}' is not part of a query: {text}")
     for part in parts:
-        _check(part, text)
+        _check(part, text, depth - 1)
 
 
 def _path(node: ast.AST) -> str | None:
@@ -175,7 +181,7 @@ def _compare(op: ast.cmpop, left: Any, right: Any) -> bool:
         case ast.In() | ast.NotIn():
             return _is_in(left, right) == isinstance(op, ast.In)
         case _:
-            if left is None or right is None or isinstance(left, str) != isinstance(right, str):
+            if not any(isinstance(left, kind) and isinstance(right, kind) for kind in (str, int | float)):
                 return False
             sign = ORDER[type(op)]
             return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign]

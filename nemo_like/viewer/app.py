@@ -74,7 +74,7 @@ async def serve(config: ViewerConfig, on_ready: Callable[[str], None]) -> None:
         )
         host, port = listener.getsockname()[:2]
         query = f"?token={token}" if token else ""
-        on_ready(f"http://{host}:{port}/{query}")
+        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/{query}")
         await server.serve(sockets=[listener])
 
 
@@ -149,7 +149,10 @@ def _mounted(app: FastAPI, site: Site) -> FastAPI:
     def note(message: str) -> str:
         said = orjson.loads(message)
         route = dict(parse_qsl(str(said["route"]).removeprefix("?")))
-        site.note(route, str(said.get("mark", "")), str(said.get("remark", "")))
+        try:
+            site.note(route, str(said.get("mark", "")), str(said.get("remark", "")))
+        except OSError as error:
+            return site.render(route, f"the note can't be written: {error}")
         return site.render(route)
 
     with gr.Blocks(title="ng_viewer", analytics_enabled=False, fill_width=True) as demo:

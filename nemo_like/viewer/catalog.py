@@ -341,7 +341,7 @@ class Catalog:
                 where = f"({where}) AND e.id IN (SELECT rowid FROM search WHERE search MATCH ?)"
                 arguments = [*arguments, _words(selection.search)]
             else:
-                where = "0"
+                where, arguments = "0", []
         return where, arguments, joins
 
     # -- the thread that reads ------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ class Catalog:
         db = getattr(self._local, "db", None)
         if db is None:
             db = sqlite3.connect(self._database, isolation_level=None, check_same_thread=False, timeout=30)
-            for pragma in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-20000"):
+            for pragma in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-4000"):
                 db.execute(f"PRAGMA {pragma}")
             self._local.db = db
             self._opened.append(db)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from nemo_like.errors import UsageError
 from nemo_like.estimates import paired_difference
 from nemo_like.viewer import transcript
 from nemo_like.viewer.catalog import Catalog
 from nemo_like.viewer.formats import View
 from nemo_like.viewer.markup import card, cells, link, table, tag, text
+from nemo_like.viewer.route import Route, number
 
 SHOWN = 200
 """Tasks of two runs that are listed, those that differ most."""
 
 
-def page(catalogs: list[Catalog], route: Mapping[str, str]) -> str:
+def page(catalogs: list[Catalog], route: Route) -> str:
     """What a route asks to be compared."""
-    if route.get("a", "").isdigit() and route.get("b", "").isdigit():
-        return _rollouts(catalogs, route)
+    entries = number(route, "a"), number(route, "b")
+    if entries[0] is not None and entries[1] is not None:
+        return _rollouts(catalogs, route, (entries[0], entries[1]))
     if len(catalogs) > 1:
         return _runs(catalogs[0], catalogs[1])
     return (
@@ -27,14 +27,13 @@ def page(catalogs: list[Catalog], route: Mapping[str, str]) -> str:
     )
 
 
-def _rollouts(catalogs: list[Catalog], route: Mapping[str, str]) -> str:
-    sides: list[tuple[Catalog, int, str]] = []
-    for name in ("a", "b"):
-        file = route.get(f"f{name}", route.get("file", "0"))
-        number = int(file) if file.isdigit() else 0
-        if number >= len(catalogs):
-            raise UsageError(f"there is no file {number}")
-        sides.append((catalogs[number], int(route[name]), file))
+def _rollouts(catalogs: list[Catalog], route: Route, entries: tuple[int, int]) -> str:
+    sides: list[tuple[Catalog, int, int]] = []
+    for name, entry in zip(("fa", "fb"), entries, strict=True):
+        file = number(route, name if name in route else "file") or 0
+        if file >= len(catalogs):
+            raise UsageError(f"there is no file {file}")
+        sides.append((catalogs[file], entry, file))
     views = [catalog.view(entry) for catalog, entry, _ in sides]
     heads = "".join(
         _heading(view, catalog, entry, file)
@@ -77,7 +76,7 @@ def _runs(a: Catalog, b: Catalog) -> str:
     return summary + table([("", "task"), *names, ("num", "difference"), ("", "")], rows)
 
 
-def _heading(view: View, catalog: Catalog, entry: int, file: str) -> str:
+def _heading(view: View, catalog: Catalog, entry: int, file: int) -> str:
     title = f"task {text(view.task_key)} · repeat {view.rollout_index}"
     name = tag("small", text(catalog.path.name))
     to = link(title, view="rollout", id=entry, file=file)

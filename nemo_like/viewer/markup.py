@@ -21,7 +21,7 @@ from pygments.lexers import get_lexer_by_name  # pyright: ignore[reportUnknownVa
 from pygments.util import ClassNotFound
 
 LONG = 20_000
-"""Characters beyond which text is shown as text, cut, with the rest behind a link."""
+"""Characters beyond which text is shown as it stands, not rendered."""
 MATH = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\$\w])\$(?=\S)([^$\n]{1,300}?\S)\$(?![\w$])", re.DOTALL
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, cast
@@ -20,8 +19,8 @@ from nemo_like.viewer.catalog import Catalog, Entry, Selection
 from nemo_like.viewer.formats import View, fields
 from nemo_like.viewer.markup import card, cells, link, pretty, table, tag, text
 from nemo_like.viewer.notes import MARKS, Notes
+from nemo_like.viewer.route import Route, key, number
 
-Route = Mapping[str, str]
 PAGE = 50
 LARGE = 100_000
 """Rows beyond which the overview is made beside the page, and kept."""
@@ -74,8 +73,8 @@ class Site:
         self._counting: set[Catalog] = set()
         """Files whose overview is being made."""
 
-    def render(self, route: Route) -> str:
-        """The page of a route; a mistake in it is said on the page."""
+    def render(self, route: Route, warning: str = "") -> str:
+        """The page of a route; a mistake in it is said on the page, and so is `warning`."""
         catalog = self.catalog(route)
         view = route.get("view", "overview")
         try:
@@ -91,17 +90,14 @@ class Site:
             else:
                 body = self._overview_of(catalog, selection, route.get("file", ""))
         except UsageError as error:
-            body = _filters(catalog, route) + f'<p class="card bad" role="alert">{text(error)}</p>'
-        return f'<div class="viewer">{self._head(route, view)}<main id="main">{body}</main></div>'
+            body, warning = _filters(catalog, route), str(error)
+        alert = tag("p", text(warning), css="card bad", role="alert") if warning else ""
+        return f'<div class="viewer">{self._head(route, view)}<main id="main">{alert}{body}</main></div>'
 
     def catalog(self, route: Route) -> Catalog:
         """The file that a route is about."""
-        number = route.get("file", "0")
-        return (
-            self.catalogs[int(number)]
-            if number.isdigit() and int(number) < len(self.catalogs)
-            else self.catalogs[0]
-        )
+        file = number(route, "file") or 0
+        return self.catalogs[file if file < len(self.catalogs) else 0]
 
     def status(self, route: Route) -> str:
         """How much there is by now."""
@@ -115,8 +111,8 @@ class Site:
     def note(self, route: Route, mark: str, remark: str) -> None:
         """Note something on the rollout of a route."""
         catalog = self.catalog(route)
-        number = _entry_of(catalog, route)
-        entry = None if number is None else catalog.entry(number)
+        found = _entry_of(catalog, route)
+        entry = None if found is None else catalog.entry(found)
         if entry is not None and (mark or remark.strip()):
             self.notes[self.catalogs.index(catalog)].add(
                 entry.task_key, entry.rollout_index, mark=mark, remark=remark
@@ -132,10 +128,10 @@ class Site:
             link(
                 text(catalog.path.name),
                 view=view if view in VIEWS else "overview",
-                file=number,
+                file=at,
                 css="tab on" if catalog is self.catalog(route) else "tab",
             )
-            for number, catalog in enumerate(self.catalogs)
+            for at, catalog in enumerate(self.catalogs)
         )
         several = f'<nav aria-label="files" class="files">{files}</nav>' if len(self.catalogs) > 1 else ""
         path = self.catalog(route).path
@@ -166,7 +162,7 @@ class Site:
         sort, descending = route.get("sort", "order"), bool(route.get("desc"))
         backwards = bool(route.get("back"))
         entries = catalog.page(
-            selection, sort=sort, descending=descending, after=_key(route), backwards=backwards, size=PAGE + 1
+            selection, sort=sort, descending=descending, after=key(route), backwards=backwards, size=PAGE + 1
         )
         more = len(entries) > PAGE
         if more:
@@ -178,7 +174,7 @@ class Site:
             entries,
             route,
             has_next=more or backwards,
-            has_previous=_key(route) is not None and (more or not backwards),
+            has_previous=key(route) is not None and (more or not backwards),
         )
         export = text("export?" + _encoded(route))
         tools = (
@@ -188,8 +184,8 @@ class Site:
         return _filters(catalog, route) + tools + listed
 
     def _rollout(self, catalog: Catalog, route: Route, selection: Selection) -> str:
-        number = _entry_of(catalog, route)
-        entry = None if number is None else catalog.entry(number, route.get("sort", "order"))
+        found = _entry_of(catalog, route)
+        entry = None if found is None else catalog.entry(found, route.get("sort", "order"))
         if entry is None:
             raise UsageError("there is no such rollout")
         view = catalog.view(entry.id)
@@ -230,18 +226,9 @@ def selection_of(route: Route) -> Selection:
 
 
 def _entry_of(catalog: Catalog, route: Route) -> int | None:
-    if route.get("id", "").isdigit():
-        return int(route["id"])
-    repeat = route.get("repeat", "0")
-    return catalog.find(route.get("task", ""), int(repeat) if repeat.isdigit() else 0)
-
-
-def _key(route: Route) -> list[Any] | None:
-    try:
-        key = orjson.loads(route.get("after", "null"))
-    except orjson.JSONDecodeError:
-        return None
-    return key if isinstance(key, list) and len(key) == 2 else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # any JSON
+    if (entry := number(route, "id")) is not None:
+        return entry
+    return catalog.find(route.get("task", ""), number(route, "repeat") or 0)
 
 
 def _encoded(route: Route) -> str:
@@ -445,7 +432,7 @@ def _notes(notes: list[Json]) -> str:
 
 def _tasks(catalog: Catalog, route: Route) -> str:
     order = "easiest" if route.get("order") == "easiest" else "hardest"
-    rows = catalog.tasks(order, _key(route), PAGE + 1)
+    rows = catalog.tasks(order, key(route), PAGE + 1)
     more, rows = len(rows) > PAGE, rows[:PAGE]
     file = route.get("file")
     lines: list[str] = []

@@ -34,8 +34,6 @@ def naive_gradients(rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
 
 def of_one_process(rank: int, store: str) -> None:
     torch.set_num_threads(1)
-    # Whatever the machine's name leads to, both are here.
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     model = tiny.model()
     wrapped = DistributedDataParallel(model)

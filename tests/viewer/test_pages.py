@@ -356,6 +356,37 @@ def test_a_mistake_in_an_address_is_said_on_the_page(site: Site, route: dict[str
     assert words in site.render(route)
 
 
+@pytest.mark.parametrize(
+    "odd", ["²", "9" * 30, "-1", "1e3", "", "x", '[{"x": 1}, 2]', "[1]", "[99999999999999999999, 1]", "nan"]
+)
+def test_whatever_is_typed_as_an_address_a_page_answers(site: Site, odd: str) -> None:
+    for name in (
+        "id",
+        "file",
+        "repeat",
+        "task",
+        "a",
+        "fa",
+        "after",
+        "sort",
+        "desc",
+        "back",
+        "q",
+        "s",
+        "rmin",
+        "tool",
+    ):
+        for view in ("overview", "rollouts", "rollout", "tasks", "compare"):
+            assert '<main id="main">' in site.render({"view": view, "a": "1", "b": "2", name: odd})
+
+
+def test_a_note_that_can_not_be_written_is_said(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "r.notes.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        site.note({"view": "rollout", "id": "1"}, "bad", "")
+    assert 'role="alert">the note' in site.render({"view": "overview"}, "the note can't be written")
+
+
 def test_a_rollout_leads_to_its_neighbours_and_to_its_repeats(site: Site) -> None:
     html = site.render({"view": "rollout", "task": "key4", "repeat": "1", "q": "reward < 1"})
     keys = {key: to for to, key in re.findall(r'<a data-go href="\?([^"]*)" data-key="(.)"', html)}
