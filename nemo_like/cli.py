@@ -1,26 +1,18 @@
-"""The commands. Each imports what it needs inside, so that none waits for another's libraries.
-
-Results go to standard output; progress, warnings and errors go to standard error. The exit status is 0 when
-the command did what was asked, 1 when something failed, 2 when what was asked is wrong, 130 when it was
-interrupted.
-"""
+"""The commands. Each imports what it needs inside, so that none waits for another's libraries."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from nemo_like.errors import Error, UsageError
+from nemo_like.command import command
+from nemo_like.errors import UsageError
 from nemo_like.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +20,6 @@ if TYPE_CHECKING:
     from nemo_like.head import ServerInfo
 
 QUICKSTART = "configs/quickstart.yaml"
-T = TypeVar("T")
 
 
 class StatusConfig(Settings):
@@ -88,7 +79,7 @@ def run() -> int:
             await asyncio.Event().wait()
         return 0
 
-    return _command("ng_run", run, [StackConfig], main)
+    return command("ng_run", run, [StackConfig], main)
 
 
 def collect_rollouts() -> int:
@@ -105,29 +96,19 @@ def collect_rollouts() -> int:
     Ctrl-C ends it cleanly, a second one at once; the same command resumes. SIGUSR1 prints the rollouts that
     have been in flight longest, and where each of them is.
     """
-    from nemo_like.client import Client
     from nemo_like.collect import CollectConfig, collect
     from nemo_like.config import StackConfig, find, load
     from nemo_like.fingerprint import agents_of
-    from nemo_like.head import find_servers
     from nemo_like.progress import ProgressBar, oldest_on_demand
     from nemo_like.settings import redacted
-    from nemo_like.supervisor import running
+    from nemo_like.stack import servers_of
 
     async def main(arguments: Sequence[str]) -> int:
         config = load(arguments, CollectConfig)
-        stack_config: StackConfig = config.settings(StackConfig)
         wanted: CollectConfig = config.settings(CollectConfig)
         input_file = find(wanted.input_jsonl_fpath, config.roots)
         async with AsyncExitStack() as stack:
-            if stack_config.config_paths or stack_config.model or stack_config.env:
-                supervisor = await stack.enter_async_context(running(config))
-                servers, client = supervisor.servers(), await stack.enter_async_context(supervisor.client())
-            else:
-                async with Client({}) as probe:
-                    servers = await find_servers(stack_config.head_server, probe)
-                client = Client({server.name: server.workers for server in servers})
-                await stack.enter_async_context(client)
+            servers, client = await stack.enter_async_context(servers_of(config))
             bar = stack.enter_context(ProgressBar())
             stack.enter_context(oldest_on_demand(bar, servers, client))
             collected = await collect(
@@ -140,7 +121,7 @@ def collect_rollouts() -> int:
             )
         return _report(collected, wanted.output_jsonl_fpath)
 
-    return _command("ng_collect_rollouts", collect_rollouts, [CollectConfig, StackConfig], main)
+    return command("ng_collect_rollouts", collect_rollouts, [CollectConfig, StackConfig], main)
 
 
 def make_data() -> int:
@@ -173,7 +154,7 @@ def make_data() -> int:
         print(f"{wanted.n} tasks in {wanted.output}")
         return 0
 
-    return _command("ng_make_data", make_data, [MakeDataConfig, StackConfig], main)
+    return command("ng_make_data", make_data, [MakeDataConfig, StackConfig], main)
 
 
 def status() -> int:
@@ -209,7 +190,7 @@ def status() -> int:
             print(f"{len(servers)} servers found ({healthy} healthy, {len(servers) - healthy} unhealthy)")
         return 0 if set(states) == {"ready"} else 1
 
-    return _command("ng_status", status, [StatusConfig, StackConfig], main)
+    return command("ng_status", status, [StatusConfig, StackConfig], main)
 
 
 def viewer() -> int:
@@ -229,7 +210,7 @@ def viewer() -> int:
         await serve(wanted, lambda address: print(f"{address}\nCtrl-C ends it", flush=True))
         return 0
 
-    return _command("ng_viewer", viewer, [ViewerConfig], main)
+    return command("ng_viewer", viewer, [ViewerConfig], main)
 
 
 def version() -> int:
@@ -249,79 +230,7 @@ def version() -> int:
                 print(f"  {package} is not installed")
         return 0
 
-    return _command("ng_version", version, [], main)
-
-
-def _command(
-    name: str,
-    command: Callable[[], int],
-    settings: Sequence[type[Settings]],
-    main: Callable[[Sequence[str]], Coroutine[Any, Any, int]],
-) -> int:
-    """Run a command: help, signals, and every error as readable lines with an exit status."""
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(_help(name, command, settings))
-        return 0
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
-    try:
-        return _run(main(arguments))
-    except UsageError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except Error as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        hint = (
-            "; what was finished is kept, the same command resumes" if name == "ng_collect_rollouts" else ""
-        )
-        print(f"{name}: interrupted{hint}", file=sys.stderr)
-        return 130
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """Run the event loop; SIGTERM ends it as Ctrl-C does: cleanly once, and at once the second time."""
-    import uvloop
-
-    terminated = False
-
-    async def watched() -> T:
-        task = asyncio.current_task()
-
-        def terminate() -> None:
-            nonlocal terminated
-            if terminated or task is None:
-                sys.exit(130)
-            terminated = True
-            task.cancel()
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-        return await main
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            return runner.run(watched())
-        except asyncio.CancelledError:
-            if terminated:
-                raise KeyboardInterrupt from None
-            raise
-
-
-def _help(name: str, command: Callable[[], int], settings: Sequence[type[Settings]]) -> str:
-    """A command's docstring, and its parameters with types, defaults and help."""
-    lines = [textwrap.dedent("    " + (command.__doc__ or "")).strip(), "", f"{name} [name=value …]", ""]
-    for cls in settings:
-        for key, field in cls.model_fields.items():
-            kind = str(getattr(field.annotation, "__name__", field.annotation)).replace("pathlib.", "")
-            default = (
-                "required"
-                if field.is_required()
-                else f"default {field.get_default(call_default_factory=True)}"
-            )
-            lines.append(f"  {field.alias or key}: {kind} ({default})")
-            lines += textwrap.wrap(" ".join((field.description or "").split()), 100, initial_indent="      ")
-    return "\n".join(lines)
+    return command("ng_version", version, [], main)
 
 
 def _print_servers(servers: Sequence[ServerInfo], states: Sequence[str] = ()) -> None:

@@ -25,12 +25,13 @@ ORDER = [
         "serve",
         "head",
         "supervisor",
+        "stack",
     ),
     *("index", "store", "plan", "estimates", "columns", "metrics", "query"),
     *("record", "fingerprint", "collect", "watch", "progress"),
     *("prompts", "table", "journal", "endpoints", "generate_options", "generated", "local_model", "generate"),
     *("rollout_table", "scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
-    *("sequence_processing", "viewer", "cli", "analyze_commands"),
+    *("sequence_processing", "viewer", "command", "cli", "analyze_commands"),
 ]
 TENSORS = ("batches", "generation", "logprobs", "model", "processor", "sampling", "sequences")
 HOMES = {
