@@ -17,6 +17,8 @@ ORDER = [
         "client",
         "pool",
         "rewards",
+        "shapes",
+        "turns",
         "chat",
         "sessions",
         "tools",
