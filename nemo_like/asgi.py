@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -38,12 +40,55 @@ async def send_json(send: Send, status: int, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def received(body: bytes) -> Receive:
+    """A `receive` for a body that has been read; the caller of it never goes away."""
+    read = False
+
+    async def receive() -> Message:
+        nonlocal read
+        if read:
+            await asyncio.Event().wait()
+        read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+@asynccontextmanager
+async def until_gone(receive: Receive) -> AsyncGenerator[None]:
+    """Cancels what runs inside when the caller goes away; the request's body has been read before."""
+    task, gone = asyncio.current_task(), False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        if task is not None:
+            task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+    finally:
+        watcher.cancel()
+
+
+async def send_pieces(send: Send, status: int, kind: str, pieces: AsyncIterable[bytes]) -> None:
+    """Answer in pieces, as they come."""
+    headers = [(b"content-type", kind.encode()), (b"cache-control", b"no-cache")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    async for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 async def call_app(app: ASGIApp, path: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
     """POST to an ASGI app of this process: (status, body)."""
     status, parts = 500, list[bytes]()
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": data, "more_body": False}
 
     async def send(message: Message) -> None:
         nonlocal status
@@ -52,7 +97,45 @@ async def call_app(app: ASGIApp, path: str, data: bytes, headers: Mapping[str, s
         elif message["type"] == "http.response.body":
             parts.append(message.get("body", b""))
 
-    scope: Scope = {
+    await app(_scope(path, headers), received(data), send)
+    return status, parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@asynccontextmanager
+async def open_app(
+    app: ASGIApp, path: str, data: bytes, headers: Mapping[str, str]
+) -> AsyncGenerator[tuple[int, AsyncGenerator[bytes]]]:
+    """POST to an ASGI app of this process: (status, pieces of the body as they come).
+
+    The app is cancelled when its reader leaves.
+    """
+    messages = asyncio.Queue[Message | None]()
+
+    async def run() -> None:
+        try:
+            await app(_scope(path, headers), received(data), messages.put)
+        finally:
+            messages.put_nowait(None)
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        while (message := await messages.get()) is not None:
+            yield message.get("body", b"")
+        await task
+
+    task = asyncio.create_task(run())
+    try:
+        start = await messages.get()
+        if start is None:
+            await task
+        yield (500 if start is None else start["status"]), pieces()
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _scope(path: str, headers: Mapping[str, str]) -> Scope:
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -66,5 +149,3 @@ async def call_app(app: ASGIApp, path: str, data: bytes, headers: Mapping[str, s
         "client": None,
         "server": None,
     }
-    await app(scope, receive, send)
-    return status, parts[0] if len(parts) == 1 else b"".join(parts)

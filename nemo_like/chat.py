@@ -132,7 +132,7 @@ def to_response(completion: Json, params: Json) -> Json:
     answer = _think(message, cut=finish == "length") | {"logprobs": logprobs_of(choice)}
     output = items_of_turn(answer, stem, "choices[0].message", "bad_response")
     output[-1] |= token_fields(choice) | token_fields(message)
-    return response_of(completion, params, output, choice)
+    return response_of(completion | {"id": stem}, params, output, choice)
 
 
 def stem_of(completion: Json) -> str:
@@ -150,7 +150,7 @@ def response_of(completion: Json, params: Json, output: list[Json], choice: Json
     response = {
         "id": f"resp_{stem_of(completion)}",
         "object": "response",
-        "created_at": _seconds(completion.get("created")),
+        "created_at": seconds_of(completion.get("created")),
         "model": completion.get("model") or params.get("model") or "",
         "status": "incomplete" if finish in INCOMPLETE else "completed",
         "error": None,
@@ -197,11 +197,16 @@ def to_completion(response: Json) -> Json:
     return {
         "id": completion_id(response),
         "object": "chat.completion",
-        "created": _seconds(response.get("created_at")),
+        "created": seconds_of(response.get("created_at")),
         "model": response.get("model") or "",
         "choices": [choice | {"logprobs": {"content": logprobs} if logprobs else None}],
         "usage": _usage(response, of_chat=False),
     }
+
+
+def wants_usage(body: Json) -> bool:
+    """Whether a Chat Completions body asks for the usage at the end of its stream."""
+    return bool(fields_of(body.get("stream_options")).get("include_usage"))
 
 
 def completion_id(response: Json) -> str:
@@ -362,6 +367,6 @@ def _count(counts: Json, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _seconds(value: Any) -> int:
+def seconds_of(value: Any) -> int:
     """A time since the epoch, or now where there is none."""
     return int(value) if isinstance(value, int | float) and 0 < value < 2**32 else int(time.time())

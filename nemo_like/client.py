@@ -11,16 +11,17 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 from zlib import crc32
 
 import aiohttp
 import orjson
 
-from nemo_like.asgi import ASGIApp, call_app
+from nemo_like.asgi import ASGIApp, call_app, open_app
 from nemo_like.errors import Kind, PartError, from_wire, kind_of
 from nemo_like.types import Json
 
@@ -49,6 +50,9 @@ OVERFLOW = re.compile(
     r"|maximum context length|context window|too many tokens",
     re.I,
 )
+
+T = TypeVar("T")
+Opening = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
 rollout_id: ContextVar[str] = ContextVar("rollout_id", default="")
 """The rollout that the running call belongs to; set by the server that took the call."""
@@ -110,13 +114,43 @@ class Client:
         """The JSON object that `server` answers; raises as `call`."""
         return as_object(await self.call(server, path, body, timeout_s=timeout_s), where=server)
 
-    async def _post_to_peer(
-        self, server: str, path: str, data: bytes, headers: dict[str, str]
-    ) -> tuple[int, bytes]:
+    async def stream(
+        self, server: str, path: str, body: Json | bytes, *, timeout_s: float
+    ) -> AsyncGenerator[bytes]:
+        """What `server` answers, in pieces as they come; `timeout_s` bounds the wait for each.
+
+        Close it with `contextlib.aclosing`, so that the server hears of it where you stop reading.
+
+        Raises:
+            PartError: what went wrong, named by the part it went wrong in.
+        """
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        headers = {ROLLOUT_HEADER: rollout_id.get()}
+        with _troubles(server, f"no piece of the answer within {timeout_s:g} s"):
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(timeout_s):
+                    if (app := self._local.get(server)) is not None:
+                        status, pieces = await stack.enter_async_context(open_app(app, path, data, headers))
+                    else:
+                        opening = self.open(self._url(server, path), data, headers)
+                        response = await stack.enter_async_context(opening)
+                        status, pieces = response.status, pieces_of(response)
+                if status >= 400:
+                    raise from_wire(status, b"".join([piece async for piece in pieces]), where=server)
+                while piece := await _next(pieces, timeout_s):
+                    yield piece
+
+    def _url(self, server: str, path: str) -> str:
+        """Where the worker is that owns this rollout."""
         if server not in self._peers:
             raise PartError("not_found", f"no server named {server!r}", where=server)
         urls = self._peers[server]
-        url = urls[owner(headers[ROLLOUT_HEADER], len(urls))] + path
+        return urls[owner(rollout_id.get(), len(urls))] + path
+
+    async def _post_to_peer(
+        self, server: str, path: str, data: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        url = self._url(server, path)
         for attempt in range(REFUSED_RETRIES + 1):
             try:
                 return await self.send(url, data, headers)
@@ -153,13 +187,16 @@ class Client:
         self, url: str, data: bytes, headers: Mapping[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
         """One POST: status, headers and body."""
-        if self._session is None:
-            raise RuntimeError("a Client is used inside `async with`")
-        headers = {"content-type": "application/json", **headers}
-        async with self._session.post(url, data=data, headers=headers) as response:
+        async with self.open(url, data, headers) as response:
             if (response.content_length or 0) > ANSWER_LIMIT_BYTES:
                 raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes is too long")
             return response.status, response.headers, await response.read()
+
+    def open(self, url: str, data: bytes, headers: Mapping[str, str]) -> Opening:
+        """One POST, whose answer is read while it is open."""
+        if self._session is None:
+            raise RuntimeError("a Client is used inside `async with`")
+        return self._session.post(url, data=data, headers={"content-type": "application/json", **headers})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,41 +221,88 @@ class Provider:
             PartError: in the provider's own words, with its status.
         """
         data = orjson.dumps(body)
-        for attempt in range(self.max_retries + 1):
+        return await self._retried(lambda: self._try(path, data))
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | Json]:
+        """The pieces of what the provider streams, as they come; the JSON object, where it does not stream.
+
+        Tried again only before the first piece; `timeout_s` bounds the wait for each.
+
+        Raises:
+            PartError: in the provider's own words, with its status.
+        """
+        data = orjson.dumps(body)
+        async with AsyncExitStack() as stack:
+            yield await self._retried(lambda: self._open(stack, path, data))
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        for number in range(self.max_retries + 1):
             try:
-                return await self._try(path, data)
+                return await attempt()
             except _TryAgain as again:
-                if attempt == self.max_retries:
+                if number == self.max_retries:
                     raise again.error from again.error.__cause__
-                wait_s = backoff_s(attempt) if again.after_s is None else again.after_s
+                wait_s = backoff_s(number) if again.after_s is None else again.after_s
                 log.warning("%s; trying again in %.1f s", again.error, wait_s)
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable code")
 
     async def _try(self, path: str, data: bytes) -> Json:
-        url = self.base_url + path
-        where = self.name or self.base_url
+        with self._may_pass(path):
+            async with asyncio.timeout(self.timeout_s):
+                answer = await self.client.exchange(self.base_url + path, data, self._headers())
+        return self._read(*answer)
+
+    async def _open(self, stack: AsyncExitStack, path: str, data: bytes) -> AsyncGenerator[bytes] | Json:
+        with self._may_pass(path):
+            async with asyncio.timeout(self.timeout_s):
+                opening = self.client.open(self.base_url + path, data, self._headers())
+                response = await stack.enter_async_context(opening)
+                if response.status < 400 and response.content_type == "text/event-stream":
+                    return self._pieces(path, response)
+                answer = await response.read()
+        return self._read(response.status, response.headers, answer)
+
+    async def _pieces(self, path: str, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        pieces = pieces_of(response)
+        with _troubles(self._where, self._late(path), self.base_url + path):
+            while piece := await _next(pieces, self.timeout_s):
+                yield piece
+
+    def _read(self, status: int, headers: Mapping[str, str], answer: bytes) -> Json:
+        """The JSON object of a whole answer."""
+        if status >= 400:
+            failure = self._refusal(status, answer, self._where)
+            if status in RETRIED_STATUS and failure.kind != "context_overflow":
+                raise _TryAgain(failure, after_s=_retry_after_s(headers))
+            raise failure
+        try:
+            return as_object(answer, where=self._where)
+        except PartError as error:
+            raise _TryAgain(error) from error
+
+    @contextmanager
+    def _may_pass(self, path: str) -> Generator[None]:
+        """Names what goes wrong on the way; another try may mend it."""
+        try:
+            with _troubles(self._where, self._late(path), self.base_url + path):
+                yield
+        except PartError as error:
+            raise _TryAgain(error) from error.__cause__
+
+    @property
+    def _where(self) -> str:
+        return self.name or self.base_url
+
+    def _late(self, path: str) -> str:
+        return f"{self.base_url}{path} did not answer within {self.timeout_s:g} s"
+
+    def _headers(self) -> dict[str, str]:
         headers = {ROLLOUT_HEADER: rollout_id.get()}
         if self.api_key:
             headers["authorization"] = f"Bearer {self.api_key}"
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                status, answer_headers, answer = await self.client.exchange(url, data, headers)
-        except TimeoutError as error:
-            message = f"{url} did not answer within {self.timeout_s:g} s"
-            raise _TryAgain(PartError("timeout", message, where=where)) from error
-        except (aiohttp.ClientError, OSError) as error:
-            kind = kind_of(error, "unreachable")
-            raise _TryAgain(PartError(kind, f"{url}: {_words(error)}", where=where)) from error
-        if status >= 400:
-            failure = self._refusal(status, answer, where)
-            if status in RETRIED_STATUS and failure.kind != "context_overflow":
-                raise _TryAgain(failure, after_s=_retry_after_s(answer_headers))
-            raise failure
-        try:
-            return as_object(answer, where=where)
-        except PartError as error:
-            raise _TryAgain(error) from error
+        return headers
 
     def _refusal(self, status: int, answer: bytes, where: str) -> PartError:
         message = _message_of(answer) or f"status {status} and no message"
@@ -231,6 +315,33 @@ class Provider:
         elif kind == "not_found":
             hint = f"check policy_base_url ({self.base_url}) and policy_model_name"
         return PartError(kind, message[:MESSAGE_CHARACTERS], where=where, status=status, hint=hint)
+
+
+async def pieces_of(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    """The body of an answer, as it comes."""
+    async for piece in response.content.iter_any():
+        yield piece
+
+
+async def _next(pieces: AsyncGenerator[bytes], timeout_s: float) -> bytes:
+    """The next piece that is not empty; b"" at the end."""
+    async with asyncio.timeout(timeout_s):
+        while (piece := await anext(pieces, None)) is not None:
+            if piece:
+                return piece
+    return b""
+
+
+@contextmanager
+def _troubles(where: str, late: str, url: str = "") -> Generator[None]:
+    """Names what goes wrong on the way to a server and back; `late` is what a timeout says."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise PartError("timeout", late, where=where) from error
+    except (aiohttp.ClientError, OSError) as error:
+        kind = kind_of(error, "unreachable")
+        raise PartError(kind, f"{url}: {_words(error)}" if url else _words(error), where=where) from error
 
 
 class _TryAgain(Exception):

@@ -25,8 +25,19 @@ import orjson
 import uvicorn
 import uvloop
 
-from nemo_like.asgi import ASGIApp, Message, Receive, Scope, Send, read_body, send_json
-from nemo_like.client import ROLLOUT_HEADER, Client, owner
+from nemo_like.asgi import (
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    received,
+    send_json,
+    send_pieces,
+    until_gone,
+)
+from nemo_like.client import ROLLOUT_HEADER, Client, owner, pieces_of
 from nemo_like.errors import ConfigError, Error, PartError, did_you_mean
 from nemo_like.registry import load_file
 from nemo_like.server import Server
@@ -103,7 +114,7 @@ class Door:
 
     A request is for the server whose listener it came in by; on the worker's own listener `/~name` says so.
     One without a rollout id gets an id that this worker owns, and keeps it as a cookie from `/seed_session`
-    on.
+    on. A caller that goes away before its answer ends the call.
     """
 
     def __init__(
@@ -131,26 +142,34 @@ class Door:
                 send = _with_cookie(send, rollout)
         scope["path"] = path
         scope["raw_path"] = path.encode()
-        if self._workers > 1 and owner(rollout, self._workers) != self._spec.index:
-            await self._pass_on(name, path, rollout, receive, send)
-        else:
+        if scope["method"] != "POST":
             await self._apps[name](scope, receive, send)
+            return
+        body = await read_body(receive)
+        async with until_gone(receive):
+            if self._workers > 1 and owner(rollout, self._workers) != self._spec.index:
+                await self._pass_on(name, path, rollout, body, send)
+            else:
+                await self._apps[name](scope, received(body), send)
 
     def _own_id(self) -> str:
         while owner(rollout := secrets.token_hex(12), self._workers) != self._spec.index:
             pass
         return rollout
 
-    async def _pass_on(self, name: str, path: str, rollout: str, receive: Receive, send: Send) -> None:
-        """Another worker holds this session: ask it, and hand on what it answers."""
-        body = await read_body(receive)
+    async def _pass_on(self, name: str, path: str, rollout: str, body: bytes, send: Send) -> None:
+        """Another worker holds this session: ask it, and hand on what it answers, as it comes."""
         url = self._spec.peers[name][owner(rollout, self._workers)] + path
-        try:
-            status, answer = await self._client.send(url, body, {ROLLOUT_HEADER: rollout})
-        except OSError as error:
-            await _answer(send, PartError("unreachable", f"the worker of this session: {error}", where=name))
-            return
-        await send_json(send, status, answer)
+        async with AsyncExitStack() as stack:
+            try:
+                opening = self._client.open(url, body, {ROLLOUT_HEADER: rollout})
+                answer = await stack.enter_async_context(opening)
+            except OSError as error:
+                lost = f"the worker of this session: {error}"
+                await _answer(send, PartError("unreachable", lost, where=name))
+                return
+            kind = answer.headers.get("content-type", "application/json")
+            await send_pieces(send, answer.status, kind, pieces_of(answer))
 
 
 def load_server(spec: ServerSpec, client: Client) -> Server[Any]:

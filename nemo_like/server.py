@@ -6,9 +6,10 @@ goes wrong inside is named once, here, and leaves as `{"error": …}` with its o
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, cast, get_args
 
@@ -27,18 +28,25 @@ from starlette.requests import Request
 from starlette.responses import Response as HTTPResponse
 from typing_extensions import TypeVar
 
-from nemo_like import chat
-from nemo_like.asgi import ASGIApp, Receive, Scope, Send, header_of, read_body, send_json
+from nemo_like import chat, messages
+from nemo_like.asgi import ASGIApp, Receive, Scope, Send, header_of, read_body, send_json, send_pieces
+from nemo_like.chunks import chunks_of
 from nemo_like.client import ROLLOUT_HEADER, Client, rollout_id
 from nemo_like.errors import Kind, PartError, blame, did_you_mean
+from nemo_like.message_events import MessageWriter
+from nemo_like.response_events import events_of, numbered, whole
 from nemo_like.rewards import Reward
 from nemo_like.rewards.forms import as_verdict
 from nemo_like.rewards.scoring import RewardsConfig, Rubric, Scorer
 from nemo_like.sessions import Sessions
 from nemo_like.settings import Settings, explain
+from nemo_like.sse import DONE, decoded, encoded
+from nemo_like.streams import MEDIA_TYPE, Stream, fail_chat, fail_messages, fail_responses
 from nemo_like.tools import Tool, tools_of
 from nemo_like.tools import tool as tool
 from nemo_like.types import Json, Response, Task, merged, parse_arguments
+
+log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Json], Awaitable[Any]]
 ServerKind = Literal["responses_api_models", "resources_servers", "agents"]
@@ -165,6 +173,10 @@ class Server(Generic[ConfigT]):
         """Path → what answers a POST to it."""
         return {}
 
+    def error_body(self, path: str, error: PartError) -> bytes:
+        """How an error of the endpoint at `path` is told."""
+        return error.to_wire()
+
     def app(self) -> ASGIApp:
         """The ASGI app of this instance: its endpoints at once, everything else through FastAPI."""
         answers = {path: self._answers(path, endpoint) for path, endpoint in self.endpoints().items()}
@@ -182,7 +194,7 @@ class Server(Generic[ConfigT]):
         return app
 
     def _answers(self, path: str, endpoint: Endpoint) -> ASGIApp:
-        """The one boundary: JSON in, JSON or a named error out, timed."""
+        """The one boundary: JSON in, JSON, a stream or a named error out, timed."""
         seconds = self._seconds.labels(self.name, path)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -191,16 +203,34 @@ class Server(Generic[ConfigT]):
             self._in_flight[call] = (rollout, path, start)
             try:
                 with blame(self.name, self.error_kind):
-                    status, body = 200, orjson.dumps(await endpoint(as_body(await read_body(receive))))
+                    answered = await endpoint(as_body(await read_body(receive)))
+                    if isinstance(answered, Stream):
+                        await send_pieces(send, 200, MEDIA_TYPE, self._told(path, answered))
+                        status, body = 200, None
+                    else:
+                        status, body = 200, orjson.dumps(answered)
             except PartError as error:
                 self._errors.labels(self.name, path, error.kind).inc()
-                status, body = error.status, error.to_wire()
+                status, body = error.status, self.error_body(path, error)
             finally:
                 del self._in_flight[call]
             seconds.observe(time.perf_counter() - start)
-            await send_json(send, status, body)
+            if body is not None:
+                await send_json(send, status, body)
 
         return answer
+
+    async def _told(self, path: str, stream: Stream) -> AsyncGenerator[bytes]:
+        """The pieces of a stream, and at its end what went wrong."""
+        try:
+            with blame(self.name, self.error_kind):
+                async with aclosing(stream.pieces()) as pieces:
+                    async for piece in pieces:
+                        yield piece
+        except PartError as error:
+            log.warning("%s: a stream broke off: %s", path, error)
+            self._errors.labels(self.name, path, error.kind).inc()
+            yield stream.failed(error)
 
     async def _health(self, _: Request) -> HTTPResponse:
         body = {"instance": self.name, "kind": self.kind, "state": self.state}
@@ -220,7 +250,11 @@ class Server(Generic[ConfigT]):
 
 class ModelServer(Server[ModelConfigT]):
     """A policy model. Write `responses` or `chat_completions`, whichever the engine speaks; the other
-    follows."""
+    follows, and so do Anthropic's Messages and all their streams.
+
+    A stream of an engine that has none is its finished answer in events. One that has writes
+    `stream_responses` or `stream_chat_completions`: bytes of that API's events, as they come.
+    """
 
     kind = "responses_api_models"
     error_kind = "model_error"
@@ -233,9 +267,54 @@ class ModelServer(Server[ModelConfigT]):
         """A Chat Completions request → its completion object."""
         return chat.to_completion(await self.responses(chat.to_params(body)))
 
+    async def messages(self, body: Json) -> Json:
+        """A request of Anthropic's Messages API → its message."""
+        return messages.to_message(await self.responses(messages.to_params(body)), body)
+
+    async def count_tokens(self, params: Json) -> int:
+        """How many input tokens a Responses-API request has; only few engines can tell.
+
+        Raises:
+            PartError: `not_found`; this one can't.
+        """
+        hint = "an answer's usage tells"
+        raise PartError("not_found", f"{self.name} can't count tokens before it answers", hint=hint)
+
+    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
+        """A Responses-API request → its server-sent events, as they come."""
+        for event in numbered(events_of(await self.responses(_whole(params)))):
+            yield encoded(event)
+
+    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
+        """A Chat Completions request → its server-sent events, as they come."""
+        completion = await self.chat_completions(_whole(body))
+        for chunk in chunks_of(completion, usage=chat.wants_usage(body)):
+            yield encoded(chunk, named=False)
+        yield DONE
+
+    async def stream_messages(self, body: Json) -> AsyncGenerator[bytes]:
+        """A request of Anthropic's Messages API → its server-sent events, as they come."""
+        writer = MessageWriter(body)
+        async with aclosing(self.stream_responses(messages.to_params(body))) as pieces:
+            async for event in whole(decoded(pieces)):
+                for told in writer.write(event):
+                    yield encoded(told)
+
     def endpoints(self) -> dict[str, Endpoint]:
-        """The two endpoints of every model server."""
-        return {"/v1/responses": self.responses, "/v1/chat/completions": self.chat_completions}
+        """The endpoints of every model server."""
+        return {
+            "/v1/responses": _streamed(self.responses, self.stream_responses, fail_responses),
+            "/v1/chat/completions": _streamed(self.chat_completions, self.stream_chat_completions, fail_chat),
+            "/v1/messages": _streamed(self.messages, self.stream_messages, fail_messages),
+            "/v1/messages/count_tokens": self._count_tokens,
+        }
+
+    def error_body(self, path: str, error: PartError) -> bytes:
+        """In Anthropic's shape on the paths of its API."""
+        return messages.error_body(error) if path.startswith("/v1/messages") else error.to_wire()
+
+    async def _count_tokens(self, body: Json) -> Json:
+        return {"input_tokens": await self.count_tokens(messages.to_params(body))}
 
 
 class ResourcesServer(Server[ResourcesConfigT]):
@@ -439,6 +518,24 @@ class AgentServer(Server[AgentConfigT]):
     def _calls(self, params: Json) -> Calls:
         tools = cast(list[Json], params.get("tools") or [])
         return Calls(self.client, self.config, frozenset(str(tool.get("name")) for tool in tools))
+
+
+def _streamed(
+    answer: Endpoint,
+    stream: Callable[[Json], AsyncGenerator[bytes]],
+    fail: Callable[[PartError, int], bytes],
+) -> Endpoint:
+    """The endpoint that answers whole, or in a stream to a request that says `stream: true`."""
+
+    async def endpoint(body: Json) -> Any:
+        return await Stream.begin(stream(body), fail) if body.get("stream") else await answer(body)
+
+    return endpoint
+
+
+def _whole(body: Json) -> Json:
+    """The request for the same answer in one piece."""
+    return {key: body[key] for key in body if key not in chat.STREAMING}
 
 
 def as_body(data: bytes) -> Json:

@@ -3,16 +3,23 @@
 import asyncio
 import logging
 import re
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import orjson
 from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat
+from nemo_like.chunk_reader import read_chunks
+from nemo_like.chunks import ChunkWriter, chunks_of
 from nemo_like.client import Client, Provider, base_url_of
 from nemo_like.errors import PartError, blame
+from nemo_like.response_events import events_of, numbered, whole
 from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.sse import DONE, decoded, encoded
+from nemo_like.streams import ends_completion, ends_response, relayed
+from nemo_like.turns import SIGNED
 from nemo_like.types import Json, merged
 
 log = logging.getLogger(__name__)
@@ -94,6 +101,111 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
             chat.to_response(completion, body)  # for its checks
         return completion
 
+    async def count_tokens(self, params: Json) -> int:
+        """As the provider counts, where it has `/responses/input_tokens`."""
+        try:
+            counted = await self._post("/responses/input_tokens", _as_counted(params))
+        except PartError as error:
+            if error.status in NO_ENDPOINT:
+                return await super().count_tokens(params)
+            raise
+        if not isinstance(tokens := counted.get("input_tokens"), int):
+            raise PartError("bad_response", f"no count of tokens: {orjson.dumps(counted)[:200].decode()}")
+        return tokens
+
+    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
+        """The provider's events as they come; made of its chunks, as those come, where it speaks chat."""
+
+        async def by_responses() -> AsyncGenerator[bytes]:
+            async with self._events(params) as pieces:
+                async for piece in relayed(pieces, ends_response):
+                    yield piece
+
+        async def by_chat() -> AsyncGenerator[bytes]:
+            asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}
+            async with self._chunks(asked) as pieces:
+                number = 0
+                async for event in read_chunks(decoded(pieces), params):
+                    yield encoded(event | {"sequence_number": number})
+                    number += 1
+
+        async with aclosing(self._either(by_responses, by_chat)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
+        """The provider's chunks as they come; made of its events, as those come, where it has these."""
+
+        async def by_responses() -> AsyncGenerator[bytes]:
+            writer = ChunkWriter(usage=chat.wants_usage(body))
+            async with self._events(chat.to_params(body)) as pieces:
+                async for event in whole(decoded(pieces)):
+                    for chunk in writer.write(event):
+                        yield encoded(chunk, named=False)
+            yield DONE
+
+        async def by_chat() -> AsyncGenerator[bytes]:
+            async with self._chunks(body) as pieces:
+                async for piece in relayed(pieces, ends_completion):
+                    yield piece
+
+        async with aclosing(self._either(by_responses, by_chat)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _either(
+        self, by_responses: Callable[[], AsyncGenerator[bytes]], by_chat: Callable[[], AsyncGenerator[bytes]]
+    ) -> AsyncGenerator[bytes]:
+        """The stream of the API that is there; which it is, is remembered."""
+        refused: PartError | None = None
+        if self._api != "chat":
+            begun = False
+            try:
+                async with aclosing(by_responses()) as pieces:
+                    async for piece in pieces:
+                        begun, self._api = True, "responses"
+                        yield piece
+                return
+            except PartError as error:
+                if begun or self._api == "responses" or not _may_lack_endpoint(error):
+                    raise
+                refused = error
+        try:
+            async with aclosing(by_chat()) as pieces:
+                async for piece in pieces:
+                    self._api = "chat"
+                    yield piece
+        except PartError as error:
+            if refused and error.status in NO_ENDPOINT and refused.status not in NO_ENDPOINT:
+                raise refused from error
+            raise
+
+    @asynccontextmanager
+    async def _events(self, params: Json) -> AsyncGenerator[AsyncIterable[bytes]]:
+        """The provider's stream of Responses events."""
+        async with self._stream("/responses", _sent(params)) as answer:
+            if isinstance(answer, dict):
+                _check(answer, where=self._provider.base_url)
+                answer = _given(b"".join(encoded(event) for event in numbered(events_of(answer))))
+            yield answer
+
+    @asynccontextmanager
+    async def _chunks(self, body: Json) -> AsyncGenerator[AsyncIterable[bytes]]:
+        """The provider's stream of chunks."""
+        async with self._stream("/chat/completions", body) as answer:
+            if isinstance(answer, dict):
+                chunks = chunks_of(answer, usage=chat.wants_usage(body))
+                answer = _given(b"".join(encoded(chunk, named=False) for chunk in chunks) + DONE)
+            yield answer
+
+    @asynccontextmanager
+    async def _stream(self, path: str, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | Json]:
+        body = self._asked(body) | {"stream": True}
+        async with self._slot:
+            with blame(self._provider.base_url, "bad_response"):
+                async with self._provider.stream(path, body) as answer:
+                    yield answer
+
     async def _by_chat_instead(self, params: Json, error: PartError) -> Json:
         """Chat Completions after `error` from `/responses`; remembered if that works."""
         try:
@@ -108,10 +220,7 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
         return response
 
     async def _by_responses(self, params: Json) -> Json:
-        items = params.get("input")
-        if isinstance(items, list):
-            items = [_as_sent(item) for item in cast(list[Any], items)]
-        response = await self._post("/responses", params | {"input": items})
+        response = await self._post("/responses", _sent(params))
         _check(response, where=self._provider.base_url)
         return response
 
@@ -121,18 +230,41 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
             return chat.to_response(completion, params)
 
     async def _post(self, path: str, body: Json) -> Json:
-        body = merged(body | {"model": self.config.openai_model}, self.config.extra_body)
-        body = {key: body[key] for key in body if body[key] is not None and key not in chat.STREAMING}
+        body = {key: value for key, value in self._asked(body).items() if key not in chat.STREAMING}
         async with self._slot:
             return await self._provider.post(path, body)
 
+    def _asked(self, body: Json) -> Json:
+        """The body as it is sent."""
+        body = merged(body | {"model": self.config.openai_model}, self.config.extra_body)
+        return {key: body[key] for key in body if body[key] is not None}
+
+
+async def _given(whole_stream: bytes) -> AsyncGenerator[bytes]:
+    yield whole_stream
+
+
+def _as_counted(params: Json) -> Json:
+    """The part of a request that has input tokens."""
+    counted = ("input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "reasoning", "text")
+    return {key: value for key, value in _sent(params).items() if key in counted}
+
+
+def _sent(params: Json) -> Json:
+    """A Responses request with its items as providers take them."""
+    items = params.get("input")
+    if isinstance(items, list):
+        items = [_as_sent(item) for item in cast(list[Any], items)]
+    return params | {"input": items}
+
 
 def _as_sent(item: Any) -> Any:
-    """An input item without nulls and token ids: providers refuse fields that they do not know."""
+    """An input item without nulls and what only Chat has: providers refuse fields that they do not know."""
     if not isinstance(item, dict):
         return item
     fields = cast(Json, item)
-    return {key: fields[key] for key in fields if fields[key] is not None and key not in chat.TOKEN_FIELDS}
+    unknown = (*chat.TOKEN_FIELDS, *SIGNED)
+    return {key: fields[key] for key in fields if fields[key] is not None and key not in unknown}
 
 
 def _may_lack_endpoint(error: PartError) -> bool:
