@@ -128,6 +128,14 @@ class TestRequests:
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}},
         ]
 
+    def test_files_and_sounds_are_parts_of_both_apis(self):
+        sound = {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}
+        file = {"file_data": "data:application/pdf;base64,AA", "filename": "a.pdf"}
+        message = {"type": "message", "role": "user", "content": [sound, {"type": "input_file", **file}]}
+        body = to_chat({"input": [message]})
+        assert body["messages"][0]["content"] == [sound, {"type": "file", "file": file}]
+        assert to_params(body)["input"] == [message]
+
     def test_reasoning_text_and_calls_of_a_turn_are_one_message(self):
         assert asks(thinks("Hm."), says("I add."), call("a"), call("b"), output("a"), output("b", "3")) == [
             {
@@ -197,6 +205,16 @@ class TestRequests:
     def test_reasoning_that_is_encrypted_says_nothing(self):
         item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
         assert asks(item, says("a")) == [{"role": "assistant", "content": "a"}]
+
+    @pytest.mark.parametrize("key", ["reasoning_details", "thinking_blocks"])
+    def test_signed_reasoning_goes_back_to_who_signed_it(self, key: str):
+        signed = [{"type": "reasoning.encrypted", "data": "x"}]
+        (item, *_) = to_response(completion({key: signed}), {})["output"]
+        assert (item["type"], item[key]) == ("reasoning", signed)
+        assert asks(item, says("a")) == [{"role": "assistant", "content": "a", key: signed}]
+
+    def test_encrypted_reasoning_that_was_asked_for_is_not_asked_of_chat(self):
+        assert to_chat({"input": "Hi", "include": ["reasoning.encrypted_content"]}).keys() == {"messages"}
 
     def test_a_refusal_is_said_again_as_text(self):
         item = {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
@@ -450,6 +468,29 @@ class TestResponses:
                 "total_tokens": 8,
             },
         }
+
+    def test_other_counts_and_costs_of_a_usage_are_kept(self):
+        details = {"cached_tokens": 1, "cache_write_tokens": 0, "audio_tokens": 2}
+        read = {"prompt_tokens": 3, "prompt_tokens_details": details}
+        written = {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 0}}
+        usage = read | written | {"total_tokens": 8, "cost": 0.25}
+        whole = completion() | {"usage": usage}
+        response = to_response(whole, {})
+        assert response["usage"]["cost"] == 0.25
+        assert response["usage"]["input_tokens_details"] == details
+        assert to_completion(response)["usage"] == usage
+
+    def test_the_text_that_stopped_an_answer_is_kept(self):
+        whole = completion(stop_reason="END", logprobs=None)
+        response = to_response(whole, {})
+        assert response["stop_reason"] == "END"
+        assert to_completion(response)["choices"] == whole["choices"]
+
+    def test_of_several_choices_the_first_is_the_response(self):
+        whole = completion()
+        whole["choices"].append({"index": 1, "message": {"role": "assistant", "content": "Five."}})
+        (item,) = to_response(whole, {})["output"]
+        assert content_text(item["content"]) == "Four."
 
     def test_without_usage_it_is_null(self):
         assert to_response(completion(), {})["usage"] is None
@@ -803,6 +844,29 @@ def test_an_answer_can_be_sent_back_to_the_model(whole: Json):
     MESSAGES.validate_python(messages)
     recorded = conversation(response["output"])
     assert [{key: turn[key] for key in turn if turn[key] is not None} for turn in messages[1:]] == recorded
+
+
+hosted = st.sampled_from(
+    [
+        {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"query": "x"}},
+        {"type": "mcp_call", "id": "mcp_1", "output": None},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
+        {"type": "reasoning", "id": "rs_2", "summary": [{"type": "summary_text", "text": "Hm."}]}
+        | {"encrypted_content": "y"},
+    ]
+)
+
+
+@given(turns(), st.lists(hosted, min_size=1, max_size=3), st.data())
+def test_items_that_chat_has_no_words_for_survive_the_round_trip(
+    turn: list[Json], others: list[Json], data: st.DataObject
+):
+    said = [item for item in turn if item.get("type") != "function_call_output"]
+    output = data.draw(st.permutations([*said, *others]))
+    response = {"id": "resp_7", "status": "completed", "model": "m", "output": output}
+    whole = to_completion(response)
+    assert to_response(whole, {})["output"] == output
+    assert to_params({"messages": [whole["choices"][0]["message"]]})["input"] == output
 
 
 FIELDS = ["type", "role", "content", "input", "output", "messages", "choices", "message", "tool_calls"]
