@@ -44,7 +44,7 @@ from nemo_like.types import Json
 from nemo_like.workers import for_each, prepare_for_many
 
 if TYPE_CHECKING:
-    from nemo_like.local_model import LocalModel
+    from nemo_like.local_endpoint import LocalEndpoint
     from nemo_like.table import Table
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Generation:
         finally:
             syncing.cancel()
 
-    def compute(self, model: LocalModel) -> None:
+    def compute(self, model: LocalEndpoint) -> None:
         """Have every owed sample from a model in this process, `batch_size` at a time."""
         jobs, synced_at = self.owed(), time.monotonic()
         while batch := list(islice(jobs, self.config.batch_size)):
@@ -271,13 +271,14 @@ def _check_output(config: GenerateConfig) -> None:
 
 def _with_local_model(config: GenerateConfig, table: Table, say: Callable[[str], None]) -> int:
     try:
+        from nemo_like.local_endpoint import LocalEndpoint
         from nemo_like.local_model import LocalModel
     except ModuleNotFoundError as error:
         extra = "pip install 'nemo-like[hf]', or ask a server with --use_vllm"
         raise MissingExtra(f"a local model needs {error.name}: {extra}") from error
     assert config.model_path is not None
-    sampling = config.sampling
-    model = LocalModel(config.model_path, sampling, trust_remote_code=config.trust_remote_code)
+    loaded = LocalModel(config.model_path, trust_remote_code=config.trust_remote_code)
+    model = LocalEndpoint(loaded, config.sampling)
     with _journal(config, table, config.model_path) as journal:
         generation = Generation(config, table, journal)
         with generation.progress():

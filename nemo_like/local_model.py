@@ -1,215 +1,249 @@
-"""A Hugging Face model in this process: left-padded batches in which a sample depends on its seed alone.
+"""A Hugging Face model in this process: left-padded batches, and weights that can be replaced.
 
-The one trick: tokens are drawn as argmax(log p + Gumbel noise), where each sample has a noise of its own, so
-which samples share a batch changes nothing that is drawn. The log-probabilities come from the same step; no
-scores are kept.
+model = LocalModel("path/of/a/model")
+ids = model.encode([{"role": "user", "content": "Hi"}])
+[answer] = model.generate([Wanted(ids=ids, max_tokens=64)])
+model.replace_weights(model.read_weights("path/of/a/checkpoint"))
 """
 
 # B samples of a batch, T tokens, V vocabulary
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
-from nemo_like.endpoints import Sampling
-from nemo_like.errors import Error, PartError, UsageError
-from nemo_like.journal import Sample
-from nemo_like.prompts import Prompt
+from nemo_like.drawing import Draw, Ends, LogprobsMode, Wanted, listed
+from nemo_like.errors import PartError, UsageError, did_you_mean
 from nemo_like.types import Json
 
 # Their Python side is typed loosely; what is taken from it is looked at where it is used.
 hf: Any = transformers
-log = logging.getLogger(__name__)
 
-Asked = tuple[int, int, Prompt, int]
-"""Row of the data, which of its samples, the prompt, the sample's number in the run."""
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, EOFError, ImportError, SafetensorError)
+"""What transformers raises where a model can't be loaded."""
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a prompt was continued with."""
+
+    text: str
+    """Without special tokens, and without a stop text and what follows it."""
+    tokens: list[int]
+    """All that were drawn, the end of sequence included."""
+    logprobs: list[float]
+    top_logprobs: list[list[tuple[int, float]]]
+    """(token, log-probability) of the likeliest of each step, where they were wanted."""
+    finish_reason: Literal["stop", "length"]
+
+
+class OutOfMemory(Exception):
+    """The device has too little memory for the batch; the message says which."""
 
 
 class LocalModel:
     """A causal language model and its tokenizer."""
 
-    def __init__(self, path: str, sampling: Sampling, *, trust_remote_code: bool = False) -> None:
-        """Load both.
+    def __init__(
+        self,
+        path: str,
+        *,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        chat_template: str | None = None,
+        logprobs_mode: LogprobsMode = "raw_logprobs",
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Load both. `auto` is CUDA in bfloat16 where there is any, else the processor in float32.
 
         Raises:
-            UsageError: there is no such model, or it can't be loaded.
+            UsageError: there is no such model or device, or it can't be loaded.
         """
-        self.path, self.sampling = path, sampling
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32
-        if self.device.type == "cuda":
-            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        options = {"trust_remote_code": trust_remote_code}
+        self.path = path
+        self._mode: LogprobsMode = logprobs_mode
+        self._options = {"trust_remote_code": trust_remote_code}
         try:
-            self.tokenizer: Any = hf.AutoTokenizer.from_pretrained(path, **options)
-            self.model: Any = hf.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
-        except (OSError, ValueError, KeyError) as error:
+            self.device = torch.device(_best_device() if device == "auto" else device)
+            self.tokenizer: Any = hf.AutoTokenizer.from_pretrained(path, **self._options)
+            self.model: Any = self._load(path, getattr(torch, _best_dtype(self.device, dtype)))
+            self.model.to(self.device).eval()
+        except UNREADABLE as error:
             looked = "" if Path(path).exists() else " (there is no such folder)"
             raise UsageError(f"the model {path} can't be loaded{looked}: {str(error)[:500]}") from error
-        self.model.to(self.device).eval()
+        if chat_template is not None:
+            self.tokenizer.chat_template = chat_template
         self._ends = _end_tokens(self.model, self.tokenizer)
         self._pad: int = next(i for i in (self.tokenizer.pad_token_id, *self._ends, 0) if i is not None)
-        # Only temperature and top_p decide, not what else the model's generation_config.json says.
+        # Only what is wanted decides, not what else the model's generation_config.json says.
         self.model.generation_config = hf.GenerationConfig(
             eos_token_id=sorted(self._ends) or None, pad_token_id=self._pad, do_sample=False
         )
-        self._limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
 
-    def effective(self, seed: int | None) -> Json:
-        """The parameters that a sample with this seed was drawn with."""
-        return {
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_tokens": self.sampling.max_tokens,
-            "logprobs_mode": "raw_logprobs",
-            "seed": seed,
-        }
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens that a conversation may have, where the model says so."""
+        config: Any = self.model.config
+        text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return getattr(text, "max_position_embeddings", None)
 
-    def sample(self, asked: Sequence[Asked]) -> list[Sample | PartError]:
-        """A response to each, in order, or why there is none.
+    @property
+    def chat_template(self) -> str:
+        """The chat template's text; "" where there is none."""
+        template: Any = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = cast(Json, template).get("default")
+        return str(template or "")
+
+    def encode(self, messages: list[Json], **options: Any) -> list[int]:
+        """The token ids of a conversation in the words of the chat template; `options` (`tools`, …) go to it.
 
         Raises:
-            Error: the device has too little memory for a batch.
+            PartError: `bad_request`, where the template refuses it.
         """
-        encoded = [self._encode(prompt) for _, _, prompt, _ in asked]
-        fitting = [i for i, ids in enumerate(encoded) if isinstance(ids, list)]
-        drawn: dict[int, Sample] = {}
-        if fitting:
-            batch = [ids for ids in encoded if isinstance(ids, list)]
-            seeds = [self.sampling.seed_of(asked[i][3]) or 0 for i in fitting]
-            for i, seed, ids, (tokens, logprobs) in zip(
-                fitting, seeds, batch, self._generate(batch, seeds), strict=True
-            ):
-                drawn[i] = self._sample(asked[i], seed, ids, tokens, logprobs)
-        return [ids if isinstance(ids, PartError) else drawn[i] for i, ids in enumerate(encoded)]
-
-    def _encode(self, prompt: Prompt) -> list[int] | PartError:
-        """A prompt's token ids: through the chat template, as a server would, or raw where there is none."""
-        if self.sampling.raw and not prompt.plain:
-            return PartError(
-                "bad_request",
-                "a list of messages can't be continued as text",
-                where=self.path,
-                hint="ask it without --completions",
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **options
             )
-        if self.tokenizer.chat_template and not self.sampling.raw:
-            try:
-                text = self.tokenizer.apply_chat_template(
-                    prompt.messages, tokenize=False, add_generation_prompt=True
-                )
-            except Exception as error:  # noqa: BLE001 templates are programs, and raise what they like
-                return PartError("bad_request", f"the chat template refused: {error}", where=self.path)
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        else:
-            ids = self.tokenizer(prompt.text)["input_ids"]
-        wanted = len(ids) + self.sampling.max_tokens
-        if not ids:
-            return PartError("bad_request", "the prompt has no tokens", where=self.path)
-        if self._limit is not None and wanted > self._limit:
-            message = f"a prompt of {len(ids)} tokens and max_tokens={self.sampling.max_tokens}"
-            message += f" are more than the {self._limit} of the model"
-            return PartError("context_overflow", message, where=self.path)
-        return ids
+        except Exception as error:  # templates are programs, and raise what they like
+            raise PartError("bad_request", f"the chat template refused: {error}", where=self.path) from error
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _generate(self, batch: list[list[int]], seeds: list[int]) -> list[tuple[list[int], list[float]]]:
-        """Tokens, the end included, and their log-probabilities, for each of a batch of prompts."""
-        longest = max(map(len, batch))
+    def encode_text(self, text: str) -> list[int]:
+        """The token ids of a text that is to be continued."""
+        return self.tokenizer(text)["input_ids"]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def token_text(self, token: int) -> str:
+        """One token as text, special ones too."""
+        return str(self.tokenizer.decode([token]))
+
+    def generate(self, wanted: Sequence[Wanted]) -> list[Answer | PartError]:
+        """A batch of prompts continued, each until its own end, or why one is not; a prompt has a token at
+        least.
+
+        Raises:
+            OutOfMemory: the device has too little memory for them.
+        """
+        if not wanted:
+            return []
+        longest = max(len(row.ids) for row in wanted)
         # The prompt stands next to what follows it: padding is on the left.
-        ids_BT = torch.tensor([[self._pad] * (longest - len(ids)) + ids for ids in batch])
-        mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in batch])
-        draw = Draw(self.sampling, seeds, self.device)
+        ids_BT = torch.tensor([[self._pad] * (longest - len(row.ids)) + row.ids for row in wanted])
+        mask_BT = torch.tensor([[0] * (longest - len(row.ids)) + [1] * len(row.ids) for row in wanted])
+        draw, ends = Draw(wanted, self.device, self._mode), Ends(wanted, longest, self.decode)
         try:
             with torch.inference_mode():
                 out_BT: torch.Tensor = self.model.generate(
                     input_ids=ids_BT.to(self.device),
                     attention_mask=mask_BT.to(self.device),
-                    max_new_tokens=self.sampling.max_tokens,
+                    max_new_tokens=max(row.max_tokens for row in wanted),
                     logits_processor=hf.LogitsProcessorList([draw]),
+                    stopping_criteria=hf.StoppingCriteriaList([ends]),
                 )
         except torch.OutOfMemoryError as error:
-            advice = f"a --batch_size under {len(batch)} resumes"
-            raise Error(f"{self.device} has too little memory for the batch; {advice}") from error
-        tokens_BT = cast(list[list[int]], _listed(out_BT[:, longest:]))
-        logprobs_BT = cast(list[list[float]], _listed(torch.stack(draw.logprobs, 1)))
-        cut = zip(tokens_BT, logprobs_BT, map(self._length, tokens_BT), strict=True)
-        return [(tokens[:n], logprobs[:n]) for tokens, logprobs, n in cut]
+            raise OutOfMemory(f"{self.device} has too little memory for a batch of {len(wanted)}") from error
+        tokens_BT = cast(list[list[int]], listed(out_BT[:, longest:]))
+        logprobs_BT = cast(list[list[float]], listed(torch.stack(draw.logprobs, 1)))
+        tops = _tops(draw, wanted)
+        return [
+            self._answer(row, tokens[: ends.lengths[i]], logprobs, tops[i])
+            for i, (row, tokens, logprobs) in enumerate(zip(wanted, tokens_BT, logprobs_BT, strict=True))
+        ]
 
-    def _length(self, tokens: list[int]) -> int:
-        """Tokens up to and with the first end of sequence; what follows is padding."""
-        return next((i + 1 for i, token in enumerate(tokens) if token in self._ends), len(tokens))
-
-    def _sample(
-        self, asked: Asked, seed: int, prompt_ids: list[int], tokens: list[int], logprobs: list[float]
-    ) -> Sample:
-        data_idx, sample_idx, prompt, _ = asked
-        wanted = self.sampling.with_token_ids
-        return Sample(
-            data_idx=data_idx,
-            sample_idx=sample_idx,
-            key=prompt.key,
-            response=str(self.tokenizer.decode(tokens, skip_special_tokens=True)),
-            finish_reason="stop" if tokens and tokens[-1] in self._ends else "length",
-            prompt_tokens=len(prompt_ids),
-            completion_tokens=len(tokens),
-            seed=seed,
-            prompt_token_ids=prompt_ids if wanted else None,
-            response_token_ids=tokens if wanted else None,
-            response_logprobs=logprobs if wanted else None,
+    def _answer(
+        self, wanted: Wanted, tokens: list[int], logprobs: list[float], top: list[list[tuple[int, float]]]
+    ) -> Answer | PartError:
+        n = next((i + 1 for i, token in enumerate(tokens) if token in self._ends), len(tokens))
+        if not all(map(math.isfinite, logprobs[:n])):
+            return PartError("model_error", "the model's scores are no numbers", where=self.path)
+        text = self.decode(tokens[:n])
+        cut = min((at for stop in wanted.stop if (at := text.find(stop)) >= 0), default=len(text))
+        ended = bool(n) and tokens[n - 1] in self._ends
+        return Answer(
+            text=text[:cut],
+            tokens=tokens[:n],
+            logprobs=logprobs[:n],
+            top_logprobs=top[:n],
+            finish_reason="stop" if ended or cut < len(text) else "length",
         )
 
+    def read_weights(self, path: str) -> Weights:
+        """The weights of another checkpoint of this model, in the memory of the processor.
 
-class Draw:
-    """Draws the next token of each sample: what greedy decoding then takes for the likeliest.
+        Raises:
+            UsageError: there are none that fit; the message says what differs.
+        """
+        if not Path(path).is_dir():
+            raise UsageError(f"there is no folder {path}")
+        try:
+            other: Any = self._load(path, self.model.dtype)
+        except UNREADABLE as error:
+            raise UsageError(f"the weights in {path} can't be loaded: {str(error)[:500]}") from error
+        weights: Weights = other.state_dict()
+        held: Weights = self.model.state_dict()
+        _check_fit(path, weights, held)
+        return weights
 
-    `logprobs` has a tensor [B] for each step: the drawn token's, at temperature 1 and before top_p.
-    """
+    def replace_weights(self, weights: Weights) -> None:
+        """Take over what `read_weights` read. Nothing may be generated meanwhile."""
+        held: Weights = self.model.state_dict()
+        with torch.no_grad():
+            for name, tensor in held.items():
+                tensor.copy_(weights[name])
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
-        self.logprobs: list[torch.Tensor] = []
-        self._sampling = sampling
-        self._noise = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores [B, V] of which the largest is the drawn token's."""
-        # log_softmax in bf16 would be off by 0.01 to 0.04.
-        scores_BV = scores.float()
-        drawn_BV = scores_BV
-        if self._sampling.temperature > 0:
-            drawn_BV = keep_top_p(scores_BV / self._sampling.temperature, self._sampling.top_p)
-            drawn_BV = drawn_BV + self._gumbel(drawn_BV.shape[1], drawn_BV.device)
-        token_B1 = drawn_BV.argmax(1, keepdim=True)
-        logprob_B = scores_BV.log_softmax(1).gather(1, token_B1)[:, 0]
-        self.logprobs.append(logprob_B)
-        return drawn_BV
-
-    def _gumbel(self, size: int, device: torch.device) -> torch.Tensor:
-        # In float64: the largest of 100,000 is what counts, and float32 has only steps of 2^-24 near 1.
-        options: Any = {"device": device, "dtype": torch.float64}
-        uniform_BV = torch.stack([torch.rand(size, generator=g, **options) for g in self._noise])
-        return -torch.log(-torch.log(uniform_BV.clamp(min=torch.finfo(torch.float64).tiny)))
+    def _load(self, path: str, dtype: torch.dtype) -> Any:
+        return hf.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **self._options)
 
 
-def keep_top_p(logits_BV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The logits [B, V] of the likeliest tokens that together have `top_p` of the probability; others -inf.
-
-    The first token that reaches `top_p` is kept, so there is always one (Holtzman et al. 2020, 1904.09751).
-    """
-    if top_p >= 1:
-        return logits_BV
-    sorted_BV, order_BV = logits_BV.sort(dim=1, descending=True)
-    before_BV = sorted_BV.softmax(1).cumsum(1) - sorted_BV.softmax(1)
-    dropped_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, order_BV, before_BV >= top_p)
-    return logits_BV.masked_fill(dropped_BV, -torch.inf)
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _listed(tensor: torch.Tensor) -> list[Any]:
-    return cast(Any, tensor).tolist()
+def _best_dtype(device: torch.device, dtype: Dtype) -> str:
+    if dtype != "auto":
+        return dtype
+    if device.type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def _check_fit(path: str, weights: Weights, held: Weights) -> None:
+    """Raises a `UsageError` where `weights` can't take the place of those `held`."""
+    for name, tensor in held.items():
+        if name not in weights:
+            hint = did_you_mean(name, [*weights])
+            raise UsageError(f"{path} is another model: it has no weights {name}{hint}")
+        if weights[name].shape != tensor.shape:
+            shapes = f"{[*weights[name].shape]}, and not {[*tensor.shape]}"
+            raise UsageError(f"{path} is another model: its weights {name} are {shapes}")
+        if not bool(weights[name].isfinite().all()):
+            raise UsageError(f"the weights {name} in {path} are not finite")
+    if more := weights.keys() - held.keys():
+        raise UsageError(f"{path} is another model: it has weights {min(more)}")
+
+
+def _tops(draw: Draw, wanted: Sequence[Wanted]) -> list[list[list[tuple[int, float]]]]:
+    """The likeliest tokens of every row and step, as many as the row wanted."""
+    found: list[list[list[tuple[int, float]]]] = [[] for _ in wanted]
+    for logprobs_Bn, tokens_Bn in draw.top:
+        steps = zip(listed(tokens_Bn), listed(logprobs_Bn), strict=True)
+        for i, (tokens, logprobs) in enumerate(steps):
+            found[i].append([*zip(tokens, logprobs, strict=True)][: wanted[i].top_logprobs])
+    return found
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

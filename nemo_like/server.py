@@ -232,9 +232,12 @@ class Server(Generic[ConfigT]):
             self._errors.labels(self.name, path, error.kind).inc()
             yield stream.failed(error)
 
+    def health(self) -> Json:
+        """What `GET /health` answers."""
+        return {"instance": self.name, "kind": self.kind, "state": self.state}
+
     async def _health(self, _: Request) -> HTTPResponse:
-        body = {"instance": self.name, "kind": self.kind, "state": self.state}
-        return HTTPResponse(orjson.dumps(body), media_type="application/json")
+        return HTTPResponse(orjson.dumps(self.health()), media_type="application/json")
 
     async def _list_in_flight(self, _: Request) -> HTTPResponse:
         now = time.perf_counter()

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from nemo_like.drawing import Draw, Limits, Wanted
 from nemo_like.endpoints import Sampling
-from nemo_like.local_model import Draw, LocalModel, keep_top_p
+from nemo_like.local_endpoint import LocalEndpoint
+from nemo_like.local_model import LocalModel
 from nemo_like.prompts import read_prompt
 
 from .conftest import write_jsonl
@@ -215,11 +217,11 @@ def test_samples_of_another_source_are_not_mixed_in(qwen: str, capsys: Any) -> N
 def test_tokens_are_drawn_with_their_probabilities() -> None:
     torch.manual_seed(0)
     logits = torch.randn(1, 12) * 2
-    sampling = Sampling(temperature=0.7, top_p=0.8, max_tokens=1)
     n = 20_000
-    draw = Draw(sampling, range(n), torch.device("cpu"))
+    wanted = [Wanted(ids=[0], max_tokens=1, temperature=0.7, top_p=0.8, seed=seed) for seed in range(n)]
+    draw = Draw(wanted, torch.device("cpu"))
     drawn = draw(torch.zeros(n, 1, dtype=torch.long), logits.repeat(n, 1)).argmax(1)
-    expected = keep_top_p(logits / 0.7, 0.8).softmax(1)[0].tolist()
+    expected = Limits([0.8], [0], [0.0])(logits / 0.7).softmax(1)[0].tolist()
     counts = Counter(drawn.tolist())
     for token, p in enumerate(expected):
         assert abs(counts[token] / n - p) <= 5 * math.sqrt(p * (1 - p) / n)
@@ -233,7 +235,7 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
 def test_top_p_keeps_what_the_definition_says(rows: list[list[int]], top_p: float) -> None:
     # Small different steps, so that no two logits tie and no sum lands on top_p itself.
     logits = torch.tensor(rows) / 4 + torch.arange(5) * 0.0137
-    kept = keep_top_p(logits, top_p).isfinite()
+    kept = Limits([top_p], [0], [0.0])(logits).isfinite()
     for row, mask in zip(logits, kept, strict=True):
         p = row.double().softmax(0)
         order = sorted(range(5), key=lambda i: -row[i].item())
@@ -244,7 +246,7 @@ def test_top_p_keeps_what_the_definition_says(rows: list[list[int]], top_p: floa
 
 
 def test_a_model_can_be_used_alone(qwen: str) -> None:
-    model = LocalModel(qwen, Sampling(temperature=0.0, top_p=1.0, max_tokens=3))
+    model = LocalEndpoint(LocalModel(qwen), Sampling(temperature=0.0, top_p=1.0, max_tokens=3))
     one, other = model.sample([(0, 0, read_prompt("a"), 0), (1, 0, read_prompt("x" * 300), 1)])
     assert (one.response_token_ids, one.finish_reason) == (None, "length")  # type: ignore[union-attr]
     assert other.kind == "context_overflow"  # type: ignore[union-attr]

@@ -38,7 +38,8 @@ ORDER = [
     ),
     *("index", "store", "plan", "estimates", "columns", "metrics", "query"),
     *("record", "fingerprint", "collect", "watch", "progress"),
-    *("prompts", "table", "journal", "endpoints", "generate_options", "generated", "local_model", "generate"),
+    *("prompts", "table", "journal", "endpoints", "generate_options", "generated"),
+    *("drawing", "local_model", "local_endpoint", "generate"),
     *("rollout_table", "scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
     *("sequence_processing", "viewer", "command", "cli", "analyze_commands"),
 ]
@@ -53,7 +54,7 @@ HOMES = {
     "polars": {"problems"},
     "matplotlib": {"difficulty_plot"},
     "transformers": {"local_model"},
-    "torch": {"local_model", *(f"sequence_processing.{name}" for name in TENSORS)},
+    "torch": {"drawing", "local_model", *(f"sequence_processing.{name}" for name in TENSORS)},
     "ray": set[str](),
     "gradio": {"viewer.app"},
     "pyarrow": {"datasets", "table", "viewer.parquet"},
