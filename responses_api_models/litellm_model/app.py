@@ -1,0 +1,101 @@
+"""Any of LiteLLM's providers, through its SDK."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
+
+from pydantic import Field, SecretStr
+
+from nemo_like import chat
+from nemo_like.client import Client
+from nemo_like.errors import blame
+from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.settings import is_secret
+from nemo_like.types import Json, merged
+
+from .provider import LiteLLM
+
+
+class LiteLLMConfig(ModelConfig):
+    """Settings of a provider that LiteLLM knows."""
+
+    litellm_model: str
+    """The model as LiteLLM names it, `provider/model`; it replaces the one that a request names."""
+    litellm_api_key: SecretStr = SecretStr("")
+    """The provider's key; empty leaves it to the provider's environment variable."""
+    litellm_api_base: str | None = None
+    """Where the provider is, where that is not what LiteLLM knows."""
+    drop_params: bool = False
+    """Whether parameters that the provider lacks are left out; if not, they are a `bad_request`."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Seconds that one try may take."""
+    max_retries: int = Field(4, ge=0)
+    """Tries after the first, where another may mend it; LiteLLM itself tries once."""
+    max_concurrent_requests: int | None = Field(None, ge=1)
+    """Requests in flight at once from each worker process; the rest wait. Null is no bound."""
+    extra_body: Json = Field(default_factory=dict[str, Any])
+    """Merged deeply over what `litellm.completion` is called with: `{reasoning_effort: low}`,
+    `{api_version: …}`; a null takes a key out."""
+    mock_response: str | None = None
+    """What LiteLLM answers without asking anybody; `litellm.RateLimitError` and the like raise that."""
+
+
+class LiteLLMModel(ModelServer[LiteLLMConfig]):
+    """Someone else's model, called through LiteLLM."""
+
+    def __init__(self, config: LiteLLMConfig, *, name: str, client: Client) -> None:
+        super().__init__(config, name=name, client=client)
+        bound = config.max_concurrent_requests
+        self._slot: AbstractAsyncContextManager[None] = asyncio.Semaphore(bound) if bound else nullcontext()
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Imports LiteLLM. Its connections are those of the process, and end with it."""
+        extra = self.config.extra_body
+        secrets = [str(value) for key, value in extra.items() if is_secret(key)]
+        secrets.append(self.config.litellm_api_key.get_secret_value())
+        self._litellm = await asyncio.to_thread(LiteLLM, secrets)
+        yield
+
+    async def responses(self, params: Json) -> Json:
+        """The provider's answer as a response, with its cost in `usage.cost`.
+
+        Raises:
+            PartError: in the provider's words.
+        """
+        completion = await self.chat_completions(chat.to_chat(params))
+        response = chat.to_response(completion, params)
+        usage: Json = completion.get("usage") or {}
+        if "cost" in usage:
+            response["usage"] |= {"cost": usage["cost"]}
+        return response
+
+    async def chat_completions(self, body: Json) -> Json:
+        """The provider's completion; what it cost in dollars, where LiteLLM knows that, is `usage.cost`.
+
+        Raises:
+            PartError: in the provider's words.
+        """
+        config = self.config
+        async with self._slot:
+            completion, cost = await self._litellm.complete(
+                self._options(body), timeout_s=config.timeout_s, max_retries=config.max_retries
+            )
+        with blame(self.config.litellm_model, "bad_response"):
+            chat.to_response(completion, body)  # for its checks
+        if cost is not None:
+            completion["usage"] = (completion.get("usage") or {}) | {"cost": cost}
+        return completion
+
+    def _options(self, body: Json) -> Json:
+        config = self.config
+        options = {key: value for key, value in body.items() if key not in chat.STREAMING}
+        options |= {
+            "model": config.litellm_model,
+            "api_key": config.litellm_api_key.get_secret_value() or None,
+            "api_base": config.litellm_api_base,
+            "drop_params": config.drop_params,
+            "mock_response": config.mock_response,
+        }
+        return {key: value for key, value in merged(options, config.extra_body).items() if value is not None}
