@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from secrets import randbelow
 
 from pydantic import Field
 
@@ -13,7 +14,7 @@ from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.types import Json
 
 from .engine import MODEL, Engine
-from .request import Request
+from .request import RANDOM_SEED, Request
 from .toolbox import Toolbox, in_words
 
 ANSWER_TIMEOUT_S = 1200.0
@@ -91,13 +92,16 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
         if with_ids:
             # `verbose` adds the prompt; one candidate is the fewest for which there are log-probabilities.
             asked |= {"verbose": True, "top_logprobs": max(1, request.top_logprobs)}
+            if request.stop and request.seed is None:
+                asked["seed"] = randbelow(RANDOM_SEED)
         completion = await self._complete(asked)
+        tokens = await self._with_all_tokens(completion, asked) if with_ids else completion
         choice = completion["choices"][0]
         message: Json = {"role": "assistant", "content": choice["message"].get("content") or ""}
         if toolbox:
             message = toolbox.read(message["content"])
         if with_ids:
-            message |= await self._tokens(completion)
+            message |= await self._tokens(tokens)
         return {
             "id": completion["id"],
             "object": "chat.completion",
@@ -108,7 +112,9 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
                     "index": 0,
                     "message": message,
                     "finish_reason": "tool_calls" if message.get("tool_calls") else choice["finish_reason"],
-                    "logprobs": _logprobs(choice, request.top_logprobs) if request.logprobs else None,
+                    "logprobs": _logprobs(tokens["choices"][0], request.top_logprobs)
+                    if request.logprobs
+                    else None,
                 }
             ],
             "usage": completion["usage"],
@@ -123,6 +129,14 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
                 raise
             hint = f"{self.name} has context_tokens={self.config.context_tokens}"
             raise PartError("context_overflow", error.message, where=self.name, hint=hint) from error
+
+    async def _with_all_tokens(self, completion: Json, asked: Json) -> Json:
+        """The completion, or where a stop text ended it one with the tokens of that text too, which llama.cpp
+        leaves out: the same seed says the same again, and is not stopped."""
+        drawn: int = completion["usage"]["completion_tokens"]
+        if not asked["stop"] or len(completion["choices"][0]["logprobs"]["content"]) == drawn:
+            return completion
+        return await self._complete(asked | {"stop": [], "max_tokens": drawn})
 
     async def _tokens(self, completion: Json) -> Json:
         """Token ids of prompt and answer, and the answer's log-probabilities, as trainers take them."""
