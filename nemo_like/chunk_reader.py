@@ -86,6 +86,7 @@ class ChunkReader:
         self._calls: dict[Any, int] = {}
         self._writing: set[int] = set()
         self._splitter = ThinkSplitter()
+        self._logprobs: list[Json] = []
 
     def read(self, chunk: Json) -> Iterator[Json]:
         """The events that a chunk amounts to.
@@ -112,8 +113,7 @@ class ChunkReader:
         """
         if "finish_reason" not in self._choice:
             raise PartError("bad_response", "the stream ended before the answer did: no finish_reason")
-        for kind, text in self._splitter.end():
-            yield from self._say(kind, text)
+        yield from self._say_rest()
         if not self._teller.output:
             yield from self._say("output_text", "")
         last = self._teller.output[-1]
@@ -136,24 +136,30 @@ class ChunkReader:
             self._splitter.skip()
             yield from self._say("reasoning_text", thought)
             _sign(self._teller.output[self._speaking or 0], signed)
-        logprobs = logprobs_of(choice)
+        self._logprobs += logprobs_of(choice)
         for kind, text in self._splitter.feed(text_of(delta.get("content"))):
-            yield from self._say(kind, text, logprobs)
-            logprobs = []
+            yield from self._say(kind, text)
         if refusal := text_of(delta.get("refusal")):
             yield from self._say("refusal", refusal)
-        for call in objects_in(delta.get("tool_calls")):
-            yield from self._call(call)
+        if calls := objects_in(delta.get("tool_calls")):
+            yield from self._say_rest()
+            for call in calls:
+                yield from self._call(call)
         if finish := choice.get("finish_reason"):
             self._choice = {"finish_reason": finish, "stop_reason": choice.get("stop_reason")}
 
-    def _say(self, kind: str, text: str, logprobs: list[Json] | None = None) -> Iterator[Json]:
+    def _say_rest(self) -> Iterator[Json]:
+        """What the splitter holds, for it might have been a tag."""
+        for kind, text in self._splitter.end():
+            yield from self._say(kind, text)
+
+    def _say(self, kind: str, text: str) -> Iterator[Json]:
         """A piece of reasoning, text or refusal, in a new item or part where the last is of another kind."""
         output, thinks = self._teller.output, kind == "reasoning_text"
         if self._speaking is None or thinks != (output[self._speaking]["type"] == "reasoning"):
             yield from self._hush()
             yield from self._end_whole_calls()
-            before = sum(item["type"] == ("reasoning" if thinks else "message") for item in output)
+            before = self._told("reasoning" if thinks else "message")
             stem = self._completion["id"] + (f"_{before}" if before else "")
             item = reasoning_item("", stem) if thinks else message_item([], stem) | {"status": "in_progress"}
             yield from self._teller.begin(item)
@@ -163,7 +169,13 @@ class ChunkReader:
             blank |= {"annotations": []} if kind == "output_text" else {}
             yield from self._teller.begin_part(self._speaking, blank)
             self._part = kind
+        # Those of a tag stay with the text behind it.
+        logprobs, self._logprobs = ([], self._logprobs) if kind != "output_text" else (self._logprobs, [])
         yield from self._teller.say(self._speaking, text, logprobs)
+
+    def _told(self, kind: str) -> int:
+        """How many items of this kind there are."""
+        return sum(item["type"] == kind for item in self._teller.output)
 
     def _hush(self) -> Iterator[Json]:
         """Ends the reasoning or message that is being said."""
@@ -180,9 +192,7 @@ class ChunkReader:
         if at is None or (call_id and function.get("name") and call_id != known):
             yield from self._hush()
             yield from self._end_whole_calls()
-            stem = (
-                f"{self._completion['id']}_{sum(i['type'] == 'function_call' for i in self._teller.output)}"
-            )
+            stem = f"{self._completion['id']}_{self._told('function_call')}"
             name = text_of(function.get("name"))
             if not name:
                 raise PartError("bad_response", f"a tool call without a name: {text_of(call):.200}")

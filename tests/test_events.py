@@ -229,10 +229,10 @@ def test_a_finished_completion_in_chunks_is_the_same(whole: Json) -> None:
 @given(completions().map(lambda whole: to_response(whole, {})))
 def test_a_response_in_the_events_of_messages_is_its_message(response: Json) -> None:
     message, expected = accumulated(as_message_events(response)), to_message(response, {})
-    for block in expected["content"]:
-        if block["type"] == "tool_use":
-            (made,) = [item for item in response["output"] if item.get("call_id") == block["id"]][:1]
-            block["input"] = made["arguments"]
+    written = [item["arguments"] for item in response["output"] if item["type"] == "function_call"]
+    uses = [block for block in expected["content"] if block["type"] == "tool_use"]
+    for block, arguments in zip(uses, written, strict=True):
+        block["input"] = arguments
     assert message == expected
 
 
@@ -261,6 +261,26 @@ def test_thinking_tags_are_split_off_wherever_they_are_cut(
     at = sorted(data.draw(st.lists(st.integers(0, len(said)), max_size=6)))
     pieces = [said[a:b] for a, b in zip([0, *at], [*at, len(said)], strict=True)]
     assert streamed(pieces)[-1]["response"] == to_response(completion({"content": said}), {})
+
+
+def test_log_probabilities_of_what_might_be_a_tag_are_kept() -> None:
+    entries = [
+        {"token": token, "logprob": -0.5, "bytes": [], "top_logprobs": []} for token in ("<", "b>", "\n")
+    ]
+    chunks = [
+        HEAD
+        | {"choices": [{"index": 0, "delta": {"content": each["token"]}, "logprobs": {"content": [each]}}]}
+        for each in entries
+    ]
+    (item,) = read([*chunks, end()])[-1]["response"]["output"]
+    assert (item["content"][0]["text"], item["content"][0]["logprobs"]) == ("<b>\n", entries)
+
+
+def test_white_space_before_a_call_is_said_before_it() -> None:
+    deltas = [{"content": "\n"}, {"tool_calls": [chat_call() | {"index": 0}]}]
+    chunks = [HEAD | {"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    output = read([*chunks, end("tool_calls")])[-1]["response"]["output"]
+    assert output == to_response(completion({"content": "\n", "tool_calls": [chat_call()]}), {})["output"]
 
 
 def test_a_lone_tag_in_the_middle_is_text() -> None:
