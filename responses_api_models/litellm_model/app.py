@@ -16,6 +16,12 @@ from nemo_like.types import Json, merged
 
 from .provider import LiteLLM
 
+STEERING = frozenset(
+    {"base_url", "custom_llm_provider", "fallbacks", "headers", "extra_headers", "client", "callbacks"}
+)
+"""Keys that tell LiteLLM whom to ask and how: settings, and none of a request's, which would take the key
+elsewhere."""
+
 
 class LiteLLMConfig(ModelConfig):
     """Settings of a provider that LiteLLM knows."""
@@ -90,7 +96,7 @@ class LiteLLMModel(ModelServer[LiteLLMConfig]):
 
     def _options(self, body: Json) -> Json:
         config = self.config
-        options = {key: value for key, value in body.items() if key not in chat.STREAMING}
+        options = {key: value for key, value in body.items() if key not in chat.STREAMING | STEERING}
         options |= {
             "model": config.litellm_model,
             "api_key": config.litellm_api_key.get_secret_value() or None,

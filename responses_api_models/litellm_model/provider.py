@@ -83,9 +83,8 @@ class LiteLLM:
         for attempt in range(max_retries + 1):
             try:
                 # It tries once; how often is decided here.
-                answer = await self._library.acompletion(
-                    **options, timeout=timeout_s, num_retries=0, max_retries=0
-                )
+                once = {"timeout": timeout_s, "num_retries": 0, "max_retries": 0}
+                answer = await self._library.acompletion(**(options | once))
             except Exception as error:  # noqa: BLE001 what it raises is mapped here, once
                 failure = self.mapped(error)
                 failure.where = str(options["model"])

@@ -257,6 +257,14 @@ def test_extra_body_is_merged_over_every_request(world: World) -> None:
     assert "temperature" not in world.asked[0]
 
 
+def test_a_request_cannot_send_the_key_elsewhere(world: World) -> None:
+    elsewhere = dict.fromkeys(("api_base", "base_url"), "http://127.0.0.1:9/v1")
+    body = {"input": "?", "api_key": "mine", "timeout": 0.001, "num_retries": 9, "model": "openai/other"}
+    assert world.ask((200, completion()), body=body | elsewhere)[0] == 200
+    assert world.keys == {f"Bearer {KEY}"}
+    assert len(world.asked) == 1
+
+
 def test_a_mock_answer_asks_nobody(world: World) -> None:
     status, answer = world.ask((500, {}), mock_response="four", litellm_api_base=None)
     assert (status, answer["output"][0]["content"][0]["text"]) == (200, "four")
