@@ -196,10 +196,11 @@ class HFModel(ModelServer[HFConfig]):
         log.info("%s: weights of version %d from %s", self.name, self._weights.version, path)
         return self._weights.as_json()
 
-    def _wanted(self, request: Request) -> "tuple[Wanted, threading.Event]":
-        """What is to be generated; the event says that nobody waits for it any more."""
-        from nemo_like.drawing import Wanted
+    async def count_tokens(self, params: Json) -> int:
+        """Tokens of a Responses-API request, in the words of the chat template."""
+        return len(self._encoded(Request.of(chat.to_chat(params))))
 
+    def _encoded(self, request: Request) -> list[int]:
         options: Json = {"tools": request.offered} if request.offered else {}
         if options and "tools" not in self._model.chat_template:
             hint = "set chat_template to one that has, or take tools out of the request"
@@ -207,6 +208,13 @@ class HFModel(ModelServer[HFConfig]):
         ids = self._model.encode(request.messages, **request.chat_template_kwargs, **options)
         if not ids:
             raise PartError("bad_request", "the conversation has no tokens")
+        return ids
+
+    def _wanted(self, request: Request) -> "tuple[Wanted, threading.Event]":
+        """What is to be generated; the event says that nobody waits for it any more."""
+        from nemo_like.drawing import Wanted
+
+        ids = self._encoded(request)
         room = request.max_tokens or self.config.max_output_tokens
         if self._limit is not None:
             if len(ids) >= self._limit:

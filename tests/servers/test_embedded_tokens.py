@@ -77,7 +77,13 @@ def test_every_turn_of_a_rollout_has_its_tokens(project: Project) -> None:
     files = ("+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl")
     sampling = "+responses_create_params.temperature=0"
     done = project.run(
-        "ng_collect_rollouts", "model=embedded", "env=example_single_tool_call", setting, sampling, *files
+        "ng_collect_rollouts",
+        "model=embedded",
+        "env=example_single_tool_call",
+        setting,
+        sampling,
+        *files,
+        timeout_s=110,
     )
     assert done.returncode == 0, done.stderr
     [rollout] = project.rows("r.jsonl")
@@ -113,7 +119,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_same_weights_in_torch_agree(model: Model, converted: str) -> None:
     questions = [CAPITAL, "What is 7 + 7?", "Name a colour."]
     with HFModel(converted) as torch_model:

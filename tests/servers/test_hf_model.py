@@ -320,6 +320,7 @@ class TestConversations:
         assert len(last["generation_token_ids"]) == len(last["generation_log_probs"]) == 6
         assert response["weights_version"] == last["weights_version"] == 0
         assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+        assert model.run(model.server.count_tokens(params)) == response["usage"]["input_tokens"]
 
     @pytest.mark.parametrize(
         ("body", "said"),
