@@ -47,7 +47,7 @@ KINDS_OF_STATUS: dict[int, Kind] = {
 MESSAGE_CHARACTERS = 500
 OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|available context size"
-    r"|maximum context length|context window|too many tokens",
+    r"|context length|maximum model length|context window|too many tokens",
     re.I,
 )
 
@@ -182,6 +182,22 @@ class Client:
                 return orjson.loads(await response.read())
         except (aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
             raise PartError("unreachable", _words(error), where=url) from error
+
+    async def status(self, url: str, *, timeout_s: float) -> int:
+        """The HTTP status that a GET of a URL is answered with.
+
+        Raises:
+            PartError: `unreachable`, or `timeout` where there is no answer in time.
+        """
+        if self._session is None:
+            raise RuntimeError("a Client is used inside `async with`")
+        try:
+            async with asyncio.timeout(timeout_s), self._session.get(url) as response:
+                return response.status
+        except TimeoutError as error:
+            raise PartError("timeout", f"{url} did not answer within {timeout_s:g} s", where=url) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise PartError("unreachable", f"{url}: {_words(error)}", where=url) from error
 
     async def exchange(
         self, url: str, data: bytes, headers: Mapping[str, str]

@@ -6,8 +6,6 @@ than another; one that fails is left alone for a while, and the request goes to 
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -17,9 +15,8 @@ from nemo_like.client import Client, Provider, rollout_id
 from nemo_like.errors import PartError, UsageError, blame
 from nemo_like.journal import Sample
 from nemo_like.prompts import Prompt
+from nemo_like.replicas import Replicas
 from nemo_like.types import Json, content_text
-
-log = logging.getLogger(__name__)
 
 Api = Literal["chat", "completions"]
 PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
@@ -28,10 +25,6 @@ NEUTRAL: Json = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 were not all that decides."""
 SLACK = 4
 """So many more requests than the least busy may a prompt's endpoint have in flight."""
-DOWN_S = 15.0
-"""Seconds for which an endpoint that failed is asked only where there is no other."""
-THE_REQUESTS_FAULT = frozenset({"bad_request", "bad_arguments", "context_overflow"})
-"""Kinds of failure that another endpoint would only repeat."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +60,11 @@ class Endpoints:
         max_retries: int = 4,
     ) -> None:
         """`body` is what every request carries; a null in it takes a key away."""
-        # With others to turn to there is no need to insist.
-        retries = max_retries if len(urls) == 1 else min(max_retries, 1)
-        self.providers = [
-            Provider(client=client, base_url=u, api_key=api_key, timeout_s=timeout_s, max_retries=retries)
+        providers = [
+            Provider(client=client, base_url=u, api_key=api_key, timeout_s=timeout_s, max_retries=max_retries)
             for u in urls
         ]
-        self.in_flight = [0] * len(urls)
-        self._down_until = [0.0] * len(urls)
+        self._replicas = Replicas(providers, slack=SLACK)
         self.sampling = sampling
         self._api: Api = "completions" if sampling.raw else "chat"
         self._body = request_body(sampling, body)
@@ -94,31 +84,15 @@ class Endpoints:
             raise PartError("bad_request", "a list of messages can't be continued as text", hint=hint)
         asked: Json = {"prompt": prompt.text} if self.sampling.raw else {"messages": prompt.messages}
         rollout_id.set(f"{data_idx}.{sample_idx}")
-        completion, where = await self._post(self._body | asked | _seeded(seed), data_idx)
-        with blame(where, "bad_response"):
+        body = self._body | asked | _seeded(seed)
+        try:
+            completion, provider = await self._replicas.post(PATHS[self._api], body, key=str(data_idx))
+        except PartError as error:
+            error.hint = _hint(error)
+            raise
+        with blame(provider.base_url, "bad_response"):
             answer = read_choice(completion, with_token_ids=self.sampling.with_token_ids)
         return Sample(data_idx=data_idx, sample_idx=sample_idx, key=prompt.key, seed=seed, **answer)
-
-    async def _post(self, body: Json, data_idx: int) -> tuple[Json, str]:
-        tried: set[int] = set()
-        while True:
-            now = time.monotonic()
-            up = [i for i, until in enumerate(self._down_until) if until <= now and i not in tried]
-            usable = up or [i for i in range(len(self.providers)) if i not in tried]
-            chosen = choose(self.in_flight, usable, data_idx)
-            provider = self.providers[chosen]
-            self.in_flight[chosen] += 1
-            try:
-                return await provider.post(PATHS[self._api], body), provider.base_url
-            except PartError as error:
-                error.hint = _hint(error)
-                tried.add(chosen)
-                if error.kind in THE_REQUESTS_FAULT or len(tried) == len(self.providers):
-                    raise
-                self._down_until[chosen] = time.monotonic() + DOWN_S
-                log.warning("%s; asking another endpoint", error)
-            finally:
-                self.in_flight[chosen] -= 1
 
 
 async def model_at(client: Client, url: str) -> str:
@@ -135,13 +109,6 @@ async def model_at(client: Client, url: str) -> str:
         return names[0]
     serves = f"serves {', '.join(names)}" if names else "does not say which model it serves"
     raise UsageError(f"{url} {serves}; name one with --vllm_model_name")
-
-
-def choose(in_flight: Sequence[int], usable: Sequence[int], data_idx: int) -> int:
-    """Which of the `usable` endpoints a prompt goes to: its own, unless that is much busier than another."""
-    own = usable[data_idx % len(usable)]
-    least = min(usable, key=lambda i: in_flight[i])
-    return own if in_flight[own] <= in_flight[least] + SLACK else least
 
 
 def request_body(sampling: Sampling, extra: Json) -> Json:

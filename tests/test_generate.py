@@ -18,11 +18,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.run import mock_endpoint
-from nemo_like.endpoints import SLACK, choose
 from nemo_like.generate_options import read_options
 
 from .conftest import BIN, Project, read_jsonl, write_jsonl
@@ -392,17 +389,6 @@ class TestSeveralEndpoints:
         urls = "http://127.0.0.1:9,http://127.0.0.1:10"
         assert generate(data, "--model_path", "m", "--max_retries", 0, url=urls) == 1
         assert "24 samples in a row failed in the same way" in capsys.readouterr().err
-
-    @given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(0, 10**6), st.data())
-    def test_a_prompt_leaves_its_endpoint_only_for_one_that_is_much_less_busy(
-        self, in_flight: list[int], data_idx: int, data: st.DataObject
-    ):
-        every = [*range(len(in_flight))]
-        usable = data.draw(st.lists(st.sampled_from(every), min_size=1, unique=True).map(sorted))
-        chosen, own = choose(in_flight, usable, data_idx), usable[data_idx % len(usable)]
-        least = min(in_flight[i] for i in usable)
-        assert chosen in usable
-        assert chosen == own if in_flight[own] - least <= SLACK else in_flight[chosen] == least
 
 
 class TestResuming:

@@ -15,6 +15,7 @@ ORDER = [
     *(
         "asgi",
         "client",
+        "replicas",
         "pool",
         "rewards",
         "shapes",
