@@ -14,12 +14,12 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from http.cookies import SimpleCookie
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import uvicorn
@@ -75,7 +75,7 @@ class WorkerSpec:
     listener: int
     """The worker's own listener, on which a server is found at `/~name`."""
     report: int
-    """Where the worker reports one JSON line: ready, or why not."""
+    """Where the worker reports, in JSON lines: how far the start is, and at last ready, or why not."""
 
     def to_json(self) -> bytes:
         """As it travels."""
@@ -92,9 +92,10 @@ class WorkerSpec:
 class Worker:
     """Servers that share a process call each other's app; `app` is the door for everybody else."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, *, tell: Callable[[str], None] | None = None) -> None:
         self.spec = spec
         self.apps: dict[str, ASGIApp] = {}
+        self._tell = tell
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[Client]:
@@ -104,6 +105,7 @@ class Worker:
             servers = [load_server(spec, client) for spec in self.spec.servers]
             self.apps.update({server.name: server.app() for server in servers})
             for server in servers:
+                server.tell = self._tell or server.tell
                 await stack.enter_async_context(server.lifespan())
                 server.state = "ready"
             yield client
@@ -203,20 +205,41 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     prepare_for_many()
+    report = Report(spec.report)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(spec))
+            runner.run(_serve(spec, report))
     except Error as error:
-        _report(spec.report, {"error": str(error)})
+        report.end({"error": str(error)})
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 the process's one boundary: the supervisor has to hear of anything
         traceback.print_exc()
-        _report(spec.report, {"error": f"{type(error).__name__}: {error}"})
+        report.end({"error": f"{type(error).__name__}: {error}"})
         sys.exit(1)
 
 
-async def _serve(spec: WorkerSpec) -> None:
-    worker = Worker(spec)
+class Report:
+    """The pipe to the supervisor, open until the worker is ready, or is not."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._pipe: IO[bytes] | None = os.fdopen(descriptor, "wb", buffering=0)
+
+    def tell(self, progress: str) -> None:
+        """How far the start is; what is told later is only logged."""
+        log.info("%s", progress)
+        if self._pipe is not None:
+            self._pipe.write(orjson.dumps({"progress": progress}) + b"\n")
+
+    def end(self, message: Json) -> None:
+        """The last word; what comes behind it is not sent."""
+        if self._pipe is not None:
+            with self._pipe as pipe:
+                pipe.write(orjson.dumps(message) + b"\n")
+            self._pipe = None
+
+
+async def _serve(spec: WorkerSpec, report: Report) -> None:
+    worker = Worker(spec, tell=report.tell)
     own = socket.socket(fileno=spec.listener)
     public = {server.name: socket.socket(fileno=server.listener) for server in spec.servers}
     async with worker.run() as client:
@@ -234,7 +257,7 @@ async def _serve(spec: WorkerSpec) -> None:
             timeout_keep_alive=KEEPALIVE_S,
             timeout_graceful_shutdown=1,
         )
-        server = _Uvicorn(config, spec.report)
+        server = _Uvicorn(config, report)
         _stop_with_parent(server)
         await server.serve(sockets=[own, *public.values()])
 
@@ -242,13 +265,13 @@ async def _serve(spec: WorkerSpec) -> None:
 class _Uvicorn(uvicorn.Server):
     """uvicorn that tells the supervisor when it accepts requests."""
 
-    def __init__(self, config: uvicorn.Config, report: int) -> None:
+    def __init__(self, config: uvicorn.Config, report: Report) -> None:
         super().__init__(config)
-        self._report_to = report
+        self._report = report
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _report(self._report_to, {"ready": True})
+        self._report.end({"ready": True})
 
 
 def _stop_with_parent(server: uvicorn.Server) -> None:
@@ -262,11 +285,6 @@ def _stop_with_parent(server: uvicorn.Server) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="stop-with-parent", daemon=True).start()
-
-
-def _report(descriptor: int, message: Json) -> None:
-    with os.fdopen(descriptor, "wb") as pipe:
-        pipe.write(orjson.dumps(message) + b"\n")
 
 
 def _rollout_of(headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, bool]:

@@ -139,6 +139,8 @@ class Server(Generic[ConfigT]):
         self.name = name
         self.client = client
         self.state: Literal["starting", "ready", "stopping"] = "starting"
+        self.tell: Callable[[str], None] = log.warning
+        """Shows a line to who waits for the start: how far a long `lifespan` is."""
         self._in_flight: dict[object, tuple[str, str, float]] = {}
         self._metrics = CollectorRegistry()
         self._seconds = Histogram(

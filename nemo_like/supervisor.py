@@ -28,6 +28,7 @@ from nemo_like.errors import Error, StackError
 from nemo_like.head import ServerInfo
 from nemo_like.serve import BACKLOG, ServerSpec, Worker, WorkerSpec
 from nemo_like.settings import redacted
+from nemo_like.types import Json
 from nemo_like.workers import prepare_for_many
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ SHARED = "shared"
 LOG_DIR = Path(".nemo_like") / "logs"
 LOG_TAIL_CHARACTERS = 1500
 START_S = 300.0
-"""Seconds in which a worker has to be ready: a model may have to be loaded."""
+"""Seconds in which a worker has to be ready, or to tell how far it is: a model may have to be loaded."""
 STOP_S = 8.0
 MAX_STARTS, WITHIN_S = 3, 60.0
 """A worker that dies is started again, unless that has happened this often within so many seconds."""
@@ -139,12 +140,7 @@ class Supervisor:
             finally:
                 os.close(report_end)
             group.processes[index] = process
-            try:
-                async with asyncio.timeout(START_S):
-                    line = await _read_line(reader)
-            except TimeoutError:
-                line = orjson.dumps({"error": f"not ready after {START_S:g} s"})
-        message = orjson.loads(line or b"{}")
+            message = await _last_word(reader)
         if message.get("ready"):
             return process
         if "error" in message:
@@ -295,13 +291,21 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _read_line(pipe: IO[bytes]) -> bytes:
+async def _last_word(pipe: IO[bytes]) -> Json:
+    """What a worker that starts reports at last, its progress being shown; nothing if it died."""
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), pipe
     )
     try:
-        return await reader.readline()
+        while True:
+            async with asyncio.timeout(START_S):
+                message: Json = orjson.loads(await reader.readline() or b"{}")
+            if "progress" not in message:
+                return message
+            log.warning("%s", message["progress"])
+    except TimeoutError:
+        return {"error": f"not ready after {START_S:g} s"}
     finally:
         transport.close()
 

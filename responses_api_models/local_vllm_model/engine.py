@@ -1,0 +1,229 @@
+"""An engine as a child process: started, waited for, watched, started again, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from nemo_like.client import Client
+from nemo_like.errors import PartError, StackError
+
+log = logging.getLogger(__name__)
+
+LEASH = Path(__file__).parent / "leash.py"
+POLL_S = 0.25
+POLL_TIMEOUT_S = 5.0
+TELL_S = 10.0
+"""Seconds between two words on how the start goes."""
+LOG_TAIL_CHARACTERS = 2000
+STOP_S = 6.0
+"""Longer than the leash's own patience."""
+PORTS = 3
+"""Ports that are tried: a free one may be taken by another before the engine listens on it."""
+PORT_TAKEN = ("address already in use", "errno 98", "failed to bind", "couldn't bind")
+WITHIN_S = 600.0
+"""An engine that dies is started again, unless that happened too often within so many seconds."""
+
+
+class Engine:
+    """`command` makes the command line for a port; `log_file` takes what it prints.
+
+    `base_url` and `key` are how it is called. `up` waits until it can be.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[int], list[str]],
+        *,
+        name: str,
+        noun: str,
+        environment: Mapping[str, str],
+        key_variable: str | None,
+        log_file: Path,
+        ready_path: str,
+        start_timeout_s: float,
+        max_restarts: int,
+        hint: str,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._command, self._environment, self._log_file = command, environment, log_file
+        self._name, self._noun, self._hint, self._tell = name, noun, hint, tell
+        self._ready_path, self._start_timeout_s, self._max_restarts = (
+            ready_path,
+            start_timeout_s,
+            max_restarts,
+        )
+        self._key_variable = key_variable
+        self.key = f"sk-{secrets.token_urlsafe(32)}" if key_variable else ""
+        self._process: asyncio.subprocess.Process | None = None
+        self._port = 0
+        self._ready = asyncio.Event()
+        self._failure = ""
+        self._log_from = 0
+
+    @property
+    def base_url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def pid(self) -> int:
+        """The process that holds it on the leash."""
+        return self._process.pid if self._process else 0
+
+    @asynccontextmanager
+    async def running(self, client: Client) -> AsyncGenerator[None]:
+        """Started, ready, and started again should it die; stopped at the end.
+
+        Raises:
+            StackError: it does not become ready; the message holds the end of its log.
+        """
+        try:
+            await self._start_somewhere(client)
+            keeper = asyncio.create_task(self._keep(client))
+            try:
+                yield
+            finally:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
+        finally:
+            await asyncio.shield(self._stop())
+
+    async def up(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            PartError: `unreachable`: it died too often.
+        """
+        if not self._ready.is_set():
+            await self._ready.wait()
+        if self._failure:
+            raise PartError("unreachable", self._failure, where=self._name)
+
+    async def _start_somewhere(self, client: Client) -> None:
+        for attempt in range(PORTS):
+            self._port = _free_port()
+            try:
+                await self._start(client)
+                return
+            except StackError as error:
+                taken = any(words in str(error).lower() for words in PORT_TAKEN)
+                if not taken or attempt == PORTS - 1:
+                    raise
+                log.warning("%s: port %d was taken meanwhile; trying another", self._name, self._port)
+
+    async def _start(self, client: Client) -> None:
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **self._environment}
+        if self._key_variable:
+            environment[self._key_variable] = self.key
+        with self._log_file.open("ab") as output:
+            self._log_from = output.tell()
+            self._process = process = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(LEASH), *self._command(self._port)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+            )
+        exited = asyncio.create_task(process.wait())
+        try:
+            await self._wait_ready(client, exited)
+        finally:
+            exited.cancel()
+        self._ready.set()
+
+    async def _wait_ready(self, client: Client, exited: asyncio.Task[int]) -> None:
+        url = f"http://127.0.0.1:{self._port}{self._ready_path}"
+        start = told = time.monotonic()
+        while True:
+            with suppress(PartError):
+                if await client.status(url, timeout_s=POLL_TIMEOUT_S) < 500:
+                    return
+            await asyncio.wait([exited], timeout=POLL_S)
+            now = time.monotonic()
+            if exited.done():
+                raise StackError(f"{self._name}: {self._noun} {_ended(exited.result())}; {self._log_end()}")
+            if now - start > self._start_timeout_s:
+                patience = f"start_timeout_s={self._start_timeout_s:g}"
+                raise StackError(
+                    f"{self._name}: {self._noun} is not ready after {patience}; {self._log_end()}"
+                )
+            if now - told > TELL_S:
+                told = now
+                last = self._log_text().rpartition("\n")[2][:160]
+                self._tell(f"{self._name}: {self._noun} is starting, {now - start:.0f} s: {last}")
+
+    async def _keep(self, client: Client) -> None:
+        """Start it again whenever it dies, unless that happens too often."""
+        deaths = deque[float](maxlen=self._max_restarts + 1)
+        while self._process is not None:
+            status = await self._process.wait()
+            self._ready.clear()
+            end = f"{self._noun} {_ended(status)}"
+            while True:
+                deaths.append(time.monotonic())
+                if len(deaths) > self._max_restarts and deaths[-1] - deaths[0] < WITHIN_S:
+                    self._failure = f"{end} after {self._max_restarts} restarts; {self._log_end()}"
+                    log.error("%s: %s", self._name, self._failure)
+                    self._ready.set()
+                    return
+                log.warning("%s: %s; starting it again; %s", self._name, end, self._log_end())
+                try:
+                    await self._start(client)
+                    break
+                except StackError as error:
+                    end = str(error).removeprefix(f"{self._name}: ")
+                    await self._stop()
+
+    async def _stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+        except TimeoutError:
+            # The kernel ends what is on the leash with it.
+            process.kill()
+            await process.wait()
+
+    def _log_text(self) -> str:
+        with self._log_file.open("rb") as file:
+            file.seek(self._log_from)
+            text = file.read().decode("utf-8", "replace").strip()
+        return text.replace(self.key, "***") if self.key else text
+
+    def _log_end(self) -> str:
+        text = self._log_text()
+        hint = f"; {self._hint}" if self._hint and "No module named" in text else ""
+        if not text:
+            return f"its log is {self._log_file}"
+        return f"its log ({self._log_file}) ends: {text[-LOG_TAIL_CHARACTERS:]}{hint}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _ended(status: int) -> str:
+    number = -status if status < 0 else status - 128
+    try:
+        return f"was ended by {signal.Signals(number).name}"
+    except ValueError:
+        return f"exited with status {status}"

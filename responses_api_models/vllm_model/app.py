@@ -1,0 +1,308 @@
+"""A running vLLM server, or several; and what else speaks as it does: SGLang, llama.cpp, transformers."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+from prometheus_client import Counter
+from pydantic import Field, SecretStr, field_validator
+
+from nemo_like import chat
+from nemo_like.client import Client, Provider, base_url_of, rollout_id
+from nemo_like.errors import PartError, blame
+from nemo_like.replicas import Replicas
+from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.types import Json, merged
+
+from . import tokens
+from .request import NEUTRAL, request_body, sampling_of, seed_of
+
+log = logging.getLogger(__name__)
+
+DIVERGES = "prompt_diverges_at"
+"""Key of an item whose prompt does not begin with the tokens of the step before: where it stops to."""
+
+
+class EngineConfig(ModelConfig):
+    """How an engine is asked, wherever it runs."""
+
+    timeout_s: float = Field(600.0, gt=0)
+    """Seconds that one try may take."""
+    max_retries: int = Field(4, ge=0)
+    """Tries after the first, where another may mend it: 408, 429, 5xx, no connection, a torn answer."""
+    return_token_id_information: bool = False
+    """Put `prompt_token_ids`, `generation_token_ids` and `generation_log_probs` on the last item of every
+    answer, for trainers. An engine that has none is an error."""
+    keep_prompt_prefix: bool = True
+    """With token ids: where the chat template words the past otherwise, send the tokens that it really was,
+    if the engine takes them."""
+    uses_reasoning_parser: bool = True
+    """Earlier reasoning goes back to the engine as the field `reasoning_content`; false writes it into the
+    text, between `<think>` tags. Answers are understood both ways."""
+    replace_developer_role_with_system: bool = False
+    """For chat templates that know no `developer`."""
+    chat_template_kwargs: Json = Field(default_factory=dict[str, Any])
+    """Given to the chat template with every request: `{enable_thinking: false}`. A request's own win."""
+    sampling_defaults: Json = Field(default_factory=dict[str, Any])
+    """What a request is sent with where it does not say, merged over temperature 1, top_p 1, top_k -1, min_p
+    0 and repetition_penalty 1: else the engine takes them from the model's `generation_config.json`. A null
+    leaves one to the engine."""
+    seed: int | None = None
+    """Seeds each call with this, its task, repeat and turn, so that a run can be repeated; a request's own
+    `seed` wins."""
+    extra_body: Json = Field(default_factory=dict[str, Any])
+    """Merged deeply over every body that is sent; a null takes a key out."""
+    on_context_overflow: Literal["truncate", "error"] = "truncate"
+    """A conversation that no longer fits: an empty, incomplete answer, which is verified like any other; or
+    the error `context_overflow`."""
+
+
+class VLLMConfig(EngineConfig):
+    """Settings of running engines."""
+
+    base_url: str | list[str]
+    """Where the engine is, with or without `/v1`; of several that serve the same model, a list."""
+    api_key: SecretStr = SecretStr("")
+    """Its key; empty sends none."""
+    model: str
+    """The model to ask for; it replaces the one that a request names."""
+    health_path: str = "/health"
+    """Path at the server's root that several engines are watched by; anything but a 5xx is well."""
+    health_interval_s: float = Field(5.0, gt=0)
+    """Seconds between two looks."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _urls(cls, given: str | list[str]) -> list[str]:
+        urls = [given] if isinstance(given, str) else given
+        if not urls:
+            raise ValueError("should name at least one URL")
+        for url in urls:
+            if not re.match(r"https?://[^\s/]", url):
+                raise ValueError(f"should begin with http:// or https:// and a host (got {url!r})")
+        if len(urls) != len(set(urls)):
+            raise ValueError("names a URL twice")
+        return [base_url_of(url) for url in urls]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A completion, and how it came about."""
+
+    completion: Json
+    body: Json
+    """What was sent."""
+    where: str
+    cut: bool = False
+    """Whether the conversation did not fit, so that there was no answer."""
+    diverges_at: int | None = None
+    """The first token of its prompt that is not the one of the step before."""
+
+
+class VLLMModel(ModelServer[VLLMConfig]):
+    """Chat Completions of one engine or several; a rollout stays with one, for its prefix cache."""
+
+    def __init__(self, config: VLLMConfig, *, name: str, client: Client) -> None:
+        super().__init__(config, name=name, client=client)
+        urls = cast(list[str], config.base_url)
+        self._replicas = Replicas([self._provider(url) for url in urls])
+        self._defaults = {
+            key: value
+            for key, value in merged(NEUTRAL, config.sampling_defaults).items()
+            if value is not None
+        }
+        self._splices = config.return_token_id_information and config.keep_prompt_prefix
+        self._diverged = Counter(
+            "nemo_like_prompt_divergences",
+            "Prompts that did not begin with the tokens of the step before",
+            ["server"],
+            registry=self._metrics,
+        ).labels(name)
+
+    def _provider(self, base_url: str) -> Provider:
+        config = self.config
+        return Provider(
+            client=self.client,
+            base_url=base_url,
+            api_key=config.api_key.get_secret_value(),
+            timeout_s=config.timeout_s,
+            max_retries=config.max_retries,
+        )
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Watches the health of several engines."""
+        if len(self.config.base_url) == 1:
+            yield
+            return
+        config = self.config
+        watching = asyncio.create_task(
+            self._replicas.watch(self.client, config.health_path, every_s=config.health_interval_s)
+        )
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def responses(self, params: Json) -> Json:
+        """The response, with how it was sampled as `sampling`, and with its tokens if they are wanted.
+
+        Raises:
+            PartError: in the engine's words.
+        """
+        answer = await self._answer(chat.to_chat(params), tokens.before(params.get("input")))
+        with blame(answer.where, "bad_response"):
+            response = chat.to_response(answer.completion, params)
+        if answer.cut:
+            response["output"] = []
+        if answer.diverges_at is not None:
+            response["output"][-1][DIVERGES] = answer.diverges_at
+        return response | {
+            "temperature": answer.body.get("temperature"),
+            "top_p": answer.body.get("top_p"),
+            "sampling": sampling_of(answer.body),
+        }
+
+    async def chat_completions(self, body: Json) -> Json:
+        """The completion, as the engine gives it; tokens are on its message.
+
+        Raises:
+            PartError: in the engine's words.
+        """
+        answer = await self._answer(body, tokens.before(body.get("messages")))
+        with blame(answer.where, "bad_response"):
+            chat.to_response(answer.completion, body)  # for its checks
+        return answer.completion
+
+    async def _answer(self, asked: Json, past: list[int]) -> Answer:
+        body = self._body(asked)
+        try:
+            if past and self._splices:
+                body = await self._with_past(body, past)
+            completion, provider = await self._post_fitting(body)
+        except PartError as error:
+            if error.kind != "context_overflow" or self.config.on_context_overflow == "error":
+                raise
+            log.info("%s: an answer is cut off before it begins: %s", self.name, error)
+            return Answer(completion=_cut(self.config.model), body=body, where=error.where, cut=True)
+        answer = Answer(completion=completion, body=body, where=provider.base_url)
+        if not self.config.return_token_id_information:
+            return answer
+        with blame(answer.where, "bad_response"):
+            return await self._with_tokens(answer, past, keep_logprobs=bool(asked.get("logprobs")))
+
+    def _body(self, body: Json) -> Json:
+        config = self.config
+        with_tokens = tokens.ASKED if config.return_token_id_information else {}
+        if config.seed is not None and body.get("seed") is None:
+            body = body | {"seed": seed_of(config.seed, rollout_id.get(), body.get("messages"))}
+        return request_body(
+            body,
+            model=config.model,
+            defaults=self._defaults,
+            extra=config.extra_body,
+            template=config.chat_template_kwargs,
+            with_tokens=with_tokens,
+            reasoning_as_field=config.uses_reasoning_parser,
+            developer_as_system=config.replace_developer_role_with_system,
+        )
+
+    async def _post_fitting(self, body: Json) -> tuple[Json, Provider]:
+        """What the engine answers; where only `max_tokens` is too much, to as many as there is room for."""
+        try:
+            return await self._post(body)
+        except PartError as error:
+            key = next((key for key in ("max_tokens", "max_completion_tokens") if key in body), None)
+            if error.kind != "context_overflow" or key is None:
+                raise
+            try:
+                prompt = await self._tokenized(body)
+            except PartError:
+                raise error from None
+            room = prompt["max_model_len"] - len(prompt["tokens"]) if "max_model_len" in prompt else 0
+            if not 0 < room < body[key]:
+                raise
+            log.info("%s: %s=%s lowered to the %d that fit", self.name, key, body[key], room)
+            body[key] = room
+            return await self._post(body)
+
+    async def _post(self, body: Json) -> tuple[Json, Provider]:
+        try:
+            return await self._replicas.post("/chat/completions", body, key=rollout_id.get())
+        except PartError as error:
+            refused = _refused_default(error, self._defaults)
+            if refused is None or body.get(refused) != self._defaults[refused]:
+                raise
+            # Not of the OpenAI API, and this engine does not know it.
+            log.warning("%s: sent without %s from now on: %s", self.name, refused, error)
+            del self._defaults[refused], body[refused]
+        return await self._post(body)
+
+    async def _tokenized(self, body: Json) -> Json:
+        """The prompt that the chat template makes of a body, as vLLM's `/tokenize` answers it."""
+        asked = {key: body[key] for key in tokens.RENDERED if key in body} | {"model": body["model"]}
+        answer, provider = await self._replicas.post("/tokenize", asked, key=rollout_id.get(), at_root=True)
+        if not answer.get("tokens") or not isinstance(answer["tokens"], list):
+            # llama.cpp's `/tokenize` wants the text.
+            text, _ = await self._replicas.post("/apply-template", asked, key=rollout_id.get(), at_root=True)
+            asked = {"content": text.get("prompt"), "add_special": True, "parse_special": True}
+            answer, provider = await self._replicas.post(
+                "/tokenize", asked, key=rollout_id.get(), at_root=True
+            )
+        if not isinstance(answer.get("tokens"), list):
+            raise PartError("bad_response", f"no tokens from /tokenize: {answer}", where=provider.base_url)
+        return answer
+
+    async def _with_past(self, body: Json, past: list[int]) -> Json:
+        """`body` with the prompt that begins with `past`, where the chat template's does not."""
+        whole = (await self._tokenized(body))["tokens"]
+        if tokens.diverges_at(past, whole) is None:
+            return body
+        messages = cast(list[Json], body["messages"])
+        last = max(at for at, message in enumerate(messages) if message.get("role") == "assistant")
+        said = body | {"messages": messages[: last + 1], "add_generation_prompt": False}
+        prompt = tokens.spliced(past, (await self._tokenized(said))["tokens"], whole)
+        return body if prompt is None else body | {"kv_transfer_params": {"prompt_token_ids": prompt}}
+
+    async def _with_tokens(self, answer: Answer, past: list[int], *, keep_logprobs: bool) -> Answer:
+        """The answer with its tokens on the message, where they are of one form whatever the engine."""
+        completion, body = answer.completion, answer.body
+        found = tokens.read(completion)
+        if tokens.PROMPT not in found:
+            found[tokens.PROMPT] = (await self._tokenized(body))["tokens"]
+        choice = cast(Json, completion["choices"][0])
+        choice["message"] |= found
+        completion.pop("prompt_token_ids", None)
+        choice.pop("token_ids", None)
+        if not keep_logprobs:
+            choice["logprobs"] = None
+        prompt = found[tokens.PROMPT]
+        sent = cast(Json, body.get("kv_transfer_params") or {}).get("prompt_token_ids")
+        if sent is not None and sent != prompt:
+            log.warning("%s: the engine takes no tokens as a prompt, so prompts stay as rendered", self.name)
+            self._splices = False
+        at = tokens.diverges_at(past, prompt)
+        if at is not None:
+            self._diverged.inc()
+            log.warning("%s: a prompt leaves the tokens of the step before at %d", self.name, at)
+        return replace(answer, diverges_at=at)
+
+
+def _cut(model: str) -> Json:
+    """The completion of a conversation that does not fit."""
+    message = {"role": "assistant", "content": ""}
+    choice = {"index": 0, "message": message, "finish_reason": "length"}
+    return {"object": "chat.completion", "model": model, "choices": [choice]}
+
+
+def _refused_default(error: PartError, defaults: Json) -> str | None:
+    """The sampling parameter, of those that are not of the OpenAI API, whose name a refusal holds."""
+    if error.kind != "bad_request":
+        return None
+    ours = (key for key in defaults if key not in ("temperature", "top_p"))
+    return next((key for key in ours if re.search(rf"\b{key}\b", error.message)), None)

@@ -1,0 +1,419 @@
+"""The vLLM model server: what engines are sent, what becomes of their answers, and the tokens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_like.asgi import call_app
+from nemo_like.client import Client
+from nemo_like.config import load
+from nemo_like.errors import ConfigError
+from nemo_like.registry import load_file
+
+FOLDER = Path(__file__).parents[2] / "responses_api_models/vllm_model"
+VLLMModel = load_file(FOLDER / "app.py").VLLMModel
+tokens = load_file(FOLDER / "tokens.py")
+
+Json = dict[str, Any]
+Reply = tuple[int, Json | str]
+RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
+QUESTION: Json = {"input": "What is 2 + 2?"}
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+KEY = "sk-very-secret"
+
+
+def completion(text: Any = "4", *, finish: str = "stop", choice: Json | None = None, **fields: Any) -> Json:
+    message = {"role": "assistant", "content": text} | fields.pop("message", {})
+    whole = {"index": 0, "message": message, "finish_reason": finish} | (choice or {})
+    usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "choices": [whole], "usage": usage} | fields
+
+
+def logprobs(*ids: int, with_id: bool = False) -> Json:
+    entries = [{"token": f"t{at}", "logprob": -at / 10, "bytes": None, "top_logprobs": []} for at in ids]
+    if with_id:
+        entries = [entry | {"id": at} for entry, at in zip(entries, ids, strict=True)]
+    return {"content": entries}
+
+
+def with_tokens(prompt: list[int], said: list[int], text: str = "4") -> Json:
+    """A completion as vLLM tells its tokens."""
+    return completion(text, choice={"token_ids": said, "logprobs": logprobs(*said)}, prompt_token_ids=prompt)
+
+
+class Engine:
+    """An engine on loopback: answers each path by a function of the body."""
+
+    def __init__(self, chat: Callable[[Json], Reply] | Json, **paths: Callable[[Json], Reply]) -> None:
+        answer = chat if callable(chat) else lambda _: (200, json.loads(json.dumps(chat)))
+        self._answers = {"/chat/completions": answer} | {
+            f"/{name.replace('_', '-')}": reply for name, reply in paths.items()
+        }
+        self.asked: list[Json] = []
+        self.paths: list[str] = []
+        self.keys: set[str | None] = set()
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self._reply)
+        self._runner = web.AppRunner(app, handle_signals=False)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _reply(self, request: web.Request) -> web.Response:
+        path, body = request.path.removeprefix("/v1"), await request.json()
+        self.paths.append(path)
+        self.keys.add(request.headers.get("authorization"))
+        if path == "/chat/completions":
+            self.asked.append(body)
+        status, answer = self._answers.get(path, lambda _: (404, {"detail": "Not Found"}))(body)
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        return web.Response(status=status, text=text, content_type="application/json")
+
+
+def ask_all(
+    engine: Engine, requests: list[Json], *, path: str = RESPONSES, rollout: str = "r", **settings: Any
+) -> list[tuple[int, Any]]:
+    async def run() -> list[tuple[int, Any]]:
+        async with engine, Client({}) as client:
+            given = {"base_url": engine.url, "api_key": KEY, "model": "m", "max_retries": 0} | settings
+            config = VLLMModel.config_class().from_mapping(given, where="policy_model")
+            server = VLLMModel(config, name="policy_model", client=client)
+            app, answers = server.app(), list[tuple[int, Any]]()
+            async with server.lifespan():
+                for body in requests:
+                    headers = {"x-rollout-id": rollout}
+                    status, answer = await call_app(app, path, orjson.dumps(body), headers)
+                    answers.append((status, orjson.loads(answer)))
+            return answers
+
+    return asyncio.run(run())
+
+
+def ask(engine: Engine, body: Json = QUESTION, **settings: Any) -> Json:
+    [(status, answer)] = ask_all(engine, [body], **settings)
+    assert status == 200, answer
+    return answer
+
+
+def refused(engine: Engine, body: Json = QUESTION, **settings: Any) -> Json:
+    [(status, answer)] = ask_all(engine, [body], **settings)
+    assert status >= 400
+    assert KEY not in str(answer)
+    return answer["error"]
+
+
+def text_of(answer: Json) -> str:
+    return answer["output"][-1]["content"][0]["text"]
+
+
+class TestAsking:
+    def test_what_the_models_generation_config_would_decide_is_sent_and_recorded(self):
+        engine = Engine(completion())
+        response = ask(engine, QUESTION | {"temperature": 0.5, "max_output_tokens": 9})
+        asked = NEUTRAL | {"temperature": 0.5, "max_tokens": 9}
+        messages = [{"role": "user", "content": "What is 2 + 2?"}]
+        assert engine.asked == [{"model": "m", "messages": messages} | asked]
+        assert engine.keys == {f"Bearer {KEY}"}
+        assert (text_of(response), response["temperature"], response["top_p"]) == ("4", 0.5, 1.0)
+        assert response["sampling"] == asked
+
+    def test_what_is_sent_by_default_can_be_changed(self):
+        engine = Engine(completion())
+        ask(engine, sampling_defaults={"top_k": 20, "min_p": None})
+        sent = engine.asked[0]
+        assert (sent["top_k"], sent["repetition_penalty"]) == (20, 1.0) and "min_p" not in sent
+
+    def test_a_parameter_that_the_engine_does_not_know_is_left_out_from_then_on(self):
+        def picky(body: Json) -> Reply:
+            unknown = [key for key in ("top_k", "min_p") if key in body]
+            return (422, {"detail": f"Unexpected keys: {unknown}"}) if unknown else (200, completion())
+
+        engine = Engine(picky)
+        answers = ask_all(engine, [QUESTION, QUESTION])
+        assert [status for status, _ in answers] == [200, 200]
+        assert len(engine.asked) == 4
+        assert set(answers[0][1]["sampling"]) == {"temperature", "top_p", "repetition_penalty"}
+
+    def test_a_parameter_that_the_request_names_is_refused_in_the_engines_words(self):
+        engine = Engine(lambda _: (400, {"error": {"message": "top_k must be -1 or more, got -7"}}))
+        assert refused(engine, QUESTION | {"top_k": -7})["message"] == "top_k must be -1 or more, got -7"
+
+    def test_the_template_and_the_body_can_be_added_to(self):
+        engine = Engine(completion())
+        body = QUESTION | {"chat_template_kwargs": {"a": 1}}
+        settings = {"chat_template_kwargs": {"a": 0, "enable_thinking": False}}
+        ask(engine, body, extra_body={"top_k": None, "guided": {"x": 1}}, **settings)
+        sent = engine.asked[0]
+        assert sent["chat_template_kwargs"] == {"a": 1, "enable_thinking": False}
+        assert sent["guided"] == {"x": 1} and "top_k" not in sent
+
+    def test_a_seed_is_that_of_the_task_the_repeat_and_the_turn(self):
+        def seeds(rollout: str, *requests: Json, **settings: Any) -> list[Any]:
+            engine = Engine(completion())
+            ask_all(engine, [*requests], rollout=rollout, **settings)
+            return [body.get("seed") for body in engine.asked]
+
+        later = {"input": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "4"}] * 2}
+        first = seeds("task.0.1700000000.123456", QUESTION, later, seed=7)
+        assert first == seeds("task.0.1800000000.654321", QUESTION, later, seed=7)
+        others = [seeds("task.1.1700000000.123456", QUESTION, seed=7), seeds("task.0", QUESTION, seed=8)]
+        assert len({*first, *(seed for [seed] in others)}) == 4
+        assert seeds("task.0", QUESTION | {"seed": 3}, seed=7) == [3]
+        assert seeds("task.0", QUESTION) == [None]
+
+    @pytest.mark.parametrize(
+        ("as_field", "sent"),
+        [
+            (True, {"content": "4", "reasoning_content": "Two and two."}),
+            (False, {"content": "<think>\nTwo and two.\n</think>\n\n4"}),
+        ],
+    )
+    def test_earlier_reasoning_goes_back_as_the_engine_reads_it(self, as_field: bool, sent: Json):
+        engine = Engine(completion())
+        thought = {"type": "reasoning", "summary": [], "content": [{"type": "t", "text": "Two and two."}]}
+        said = {"type": "message", "role": "assistant", "content": "4"}
+        user = {"role": "user", "content": "And 3?"}
+        ask(engine, {"input": [user, thought, said, user]}, uses_reasoning_parser=as_field)
+        assert engine.asked[0]["messages"][1] == {"role": "assistant"} | sent
+
+    def test_a_developer_can_be_sent_as_the_system(self):
+        engine = Engine(completion())
+        body = {"input": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "?"}]}
+        ask(engine, body, replace_developer_role_with_system=True)
+        assert engine.asked[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+
+    def test_chat_completions_go_through_as_they_are(self):
+        engine = Engine(completion("4", service_tier="x"))
+        body = {"messages": [{"role": "user", "content": "?"}], "model": "other", "stop": ["."]}
+        answer = ask(engine, body, path=CHAT)
+        assert answer == completion("4", service_tier="x")
+        assert engine.asked[0] == body | {"model": "m"} | NEUTRAL
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        "message",
+        [
+            {"content": "4", "reasoning_content": "Two and two."},
+            {"content": "4", "reasoning": "Two and two."},
+            {"content": "<think>\nTwo and two.\n</think>\n\n4"},
+        ],
+    )
+    def test_reasoning_is_an_item_of_its_own_however_it_comes(self, message: Json):
+        thought, said = ask(Engine(completion(message=message)))["output"]
+        assert (thought["type"], thought["content"][0]["text"]) == ("reasoning", "Two and two.")
+        assert said["content"][0]["text"] == "4"
+
+    def test_tool_calls_are_items(self):
+        call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+        [item] = ask(Engine(completion(None, finish="tool_calls", message={"tool_calls": [call]})))["output"]
+        assert (item["type"], item["name"], item["call_id"]) == ("function_call", "add", "c1")
+
+    def test_a_conversation_that_does_not_fit_is_an_empty_truncated_answer(self):
+        message = "This model's maximum context length is 10 tokens. However, your prompt contains 11"
+        engine = Engine(lambda _: (400, {"error": {"message": message}}))
+        response = ask(engine)
+        assert (response["status"], response["output"]) == ("incomplete", [])
+        assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+        choice = ask(engine, {"messages": [{"role": "user", "content": "?"}]}, path=CHAT)["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+        error = refused(engine, on_context_overflow="error")
+        assert (error["kind"], error["message"]) == ("context_overflow", message)
+
+    def test_an_answer_is_as_long_as_there_is_room(self):
+        def limited(body: Json) -> Reply:
+            too_long = body["max_tokens"] > 6
+            message = "This model's maximum context length is 10 tokens"
+            return (400, {"error": {"message": message}}) if too_long else (200, completion())
+
+        engine = Engine(limited, tokenize=lambda _: (200, {"tokens": [1, 2, 3, 4], "max_model_len": 10}))
+        response = ask(engine, QUESTION | {"max_output_tokens": 100})
+        assert (response["status"], response["sampling"]["max_tokens"]) == ("completed", 6)
+
+    @pytest.mark.parametrize(
+        "nonsense",
+        ["<html>502</html>", "[]", {}, {"choices": []}, {"choices": ["4"]}, {"choices": [{"message": "4"}]}],
+    )
+    @pytest.mark.parametrize("with_ids", [False, True])
+    def test_an_engine_that_answers_nonsense_is_a_bad_response(self, nonsense: Json | str, with_ids: bool):
+        error = refused(Engine(lambda _: (200, nonsense)), return_token_id_information=with_ids)
+        assert (error["kind"], error["status"]) == ("bad_response", 502)
+        assert error["where"].startswith("http://127.0.0.1:")
+
+    def test_a_wrong_key_is_told_in_the_engines_words_without_the_key(self):
+        error = refused(Engine(lambda _: (401, {"error": {"message": f"no such key: {KEY}"}})))
+        assert (error["kind"], error["message"]) == ("unauthorized", "no such key: ***")
+
+
+class TestTokens:
+    def test_they_are_asked_for_and_stand_on_the_last_item(self):
+        engine = Engine(with_tokens([1, 2], [3, 4]))
+        response = ask(engine, return_token_id_information=True)
+        assert engine.asked[0]["return_token_ids"] is engine.asked[0]["logprobs"] is True
+        item = response["output"][-1]
+        assert (item["prompt_token_ids"], item["generation_token_ids"]) == ([1, 2], [3, 4])
+        assert item["generation_log_probs"] == [-0.3, -0.4]
+        assert "logprobs" not in item["content"][0]
+
+    def test_log_probabilities_that_were_asked_for_stay(self):
+        body = QUESTION | {"include": ["message.output_text.logprobs"]}
+        response = ask(Engine(with_tokens([1], [3])), body, return_token_id_information=True)
+        assert response["output"][-1]["content"][0]["logprobs"][0]["logprob"] == -0.3
+
+    def test_chat_has_them_on_the_message(self):
+        body = {"messages": [{"role": "user", "content": "?"}]}
+        answer = ask(Engine(with_tokens([1], [3])), body, path=CHAT, return_token_id_information=True)
+        assert answer["choices"][0]["message"]["generation_token_ids"] == [3]
+        assert "token_ids" not in answer["choices"][0] and "prompt_token_ids" not in answer
+
+    def test_llama_cpp_tells_those_of_the_prompt_elsewhere(self):
+        def tokenized(body: Json) -> Reply:
+            return 200, {"tokens": [1, 2]} if body.get("content") == "<user>?" else {}
+
+        engine = Engine(
+            completion(choice={"logprobs": logprobs(3, 4, with_id=True)}),
+            apply_template=lambda _: (200, {"prompt": "<user>?"}),
+            tokenize=tokenized,
+        )
+        item = ask(engine, return_token_id_information=True)["output"][-1]
+        assert (item["prompt_token_ids"], item["generation_token_ids"]) == ([1, 2], [3, 4])
+
+    def test_an_engine_without_them_is_an_error_that_says_so(self):
+        error = refused(Engine(completion()), return_token_id_information=True)
+        assert error["kind"] == "bad_response" and "return_token_ids" in error["message"]
+        assert "return_token_id_information=false" in error["hint"]
+
+    def test_ids_without_their_log_probabilities_are_an_error(self):
+        torn = completion(choice={"token_ids": [1, 2], "logprobs": logprobs(1)}, prompt_token_ids=[0])
+        error = refused(Engine(torn), return_token_id_information=True)
+        assert error["message"] == "2 token ids, but log-probabilities of 1 tokens"
+
+    def test_they_are_not_sent_back(self):
+        engine = Engine(completion())
+        said = {"role": "assistant", "content": "4", "generation_token_ids": [3], "prompt_token_ids": [1]}
+        user = {"role": "user", "content": "?"}
+        ask(engine, {"messages": [user, said, user]}, path=CHAT)
+        assert engine.asked[0]["messages"][1] == {"role": "assistant", "content": "4"}
+
+
+def conversation(past: list[int], said: list[int]) -> Json:
+    """A request whose last answer carries its tokens."""
+    user = {"role": "user", "content": "?"}
+    answer = {"type": "message", "role": "assistant", "content": "4"}
+    return {"input": [user, answer | {"prompt_token_ids": past, "generation_token_ids": said}, user]}
+
+
+class TestPrefix:
+    """Tokens 1 2 were the prompt, 3 4 9 the answer, of which the template makes 5 9; 7 8 is what follows."""
+
+    PAST = conversation([1, 2], [3, 4, 9])
+
+    @staticmethod
+    def tokenized(body: Json) -> Reply:
+        said = body.get("add_generation_prompt") is False
+        return 200, {"tokens": [1, 2, 5, 9] if said else [1, 2, 5, 9, 7, 8], "max_model_len": 99}
+
+    def test_a_prompt_that_goes_on_from_the_past_is_sent_as_it_is(self):
+        engine = Engine(
+            with_tokens([1, 2, 3, 4, 9, 7], [3]), tokenize=lambda _: (200, {"tokens": [1, 2, 3, 4, 9, 7]})
+        )
+        item = ask(engine, self.PAST, return_token_id_information=True)["output"][-1]
+        assert "kv_transfer_params" not in engine.asked[0]
+        assert "prompt_diverges_at" not in item
+
+    def test_a_past_that_the_template_words_otherwise_is_sent_as_tokens(self):
+        def taking(body: Json) -> Reply:
+            return 200, with_tokens(body["kv_transfer_params"]["prompt_token_ids"], [3])
+
+        engine = Engine(taking, tokenize=self.tokenized)
+        item = ask(engine, self.PAST, return_token_id_information=True)["output"][-1]
+        assert item["prompt_token_ids"] == [1, 2, 3, 4, 9, 7, 8]
+        assert "prompt_diverges_at" not in item
+
+    def test_where_the_engine_takes_no_tokens_it_is_told_where_the_prompt_leaves_the_past(self):
+        engine = Engine(with_tokens([1, 2, 5, 9, 7, 8], [3]), tokenize=self.tokenized)
+        answers = ask_all(engine, [self.PAST, self.PAST], return_token_id_information=True)
+        assert [answer["output"][-1]["prompt_diverges_at"] for _, answer in answers] == [2, 2]
+        # Found out once.
+        assert ["kv_transfer_params" in body for body in engine.asked] == [True, False]
+
+    def test_it_can_be_left_as_the_template_has_it(self):
+        engine = Engine(with_tokens([1, 2, 5, 9, 7, 8], [3]))
+        item = ask(engine, self.PAST, return_token_id_information=True, keep_prompt_prefix=False)["output"][
+            -1
+        ]
+        assert item["prompt_diverges_at"] == 2 and engine.paths == ["/chat/completions"]
+
+    @given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+    def test_where_a_prompt_leaves_the_past(self, past: list[int], prompt: list[int]):
+        at = tokens.diverges_at(past, prompt)
+        if at is None:
+            assert prompt[: len(past)] == past
+        else:
+            assert past[:at] == prompt[:at] and past[at : at + 1] != prompt[at : at + 1]
+
+    @given(*[st.lists(st.integers(0, 5)) for _ in range(4)])
+    def test_what_is_spliced_is_the_past_and_what_the_template_puts_behind_it(
+        self, prompt: list[int], true: list[int], worded: list[int], after: list[int]
+    ):
+        end = 9  # ends an answer, and stands nowhere else
+        past, said = [*prompt, *true, end], [*prompt, *worded, end]
+        assert tokens.spliced(past, [*said, 8], [*said, *after]) == [*past, *after]
+        assert tokens.spliced(past, [*prompt, *worded], [*said, *after]) is None
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("settings", "complaint"),
+        [
+            ({"base_url": "localhost:8000"}, "should begin with http:// or https://"),
+            ({"base_url": []}, "should name at least one URL"),
+            ({"base_url": ["http://a/v1", "http://a/v1"]}, "names a URL twice"),
+            ({"base_url": "http://a", "modle": "m"}, "did you mean 'model'?"),
+        ],
+    )
+    def test_a_wrong_setting_is_named(self, settings: Json, complaint: str):
+        with pytest.raises(ConfigError, match=r"policy_model: .*") as caught:
+            VLLMModel.config_class().from_mapping({"model": "m"} | settings, where="policy_model")
+        assert complaint in str(caught.value)
+
+    @pytest.mark.parametrize("model", ["vllm", "vllm/for_training", "local_vllm"])
+    def test_it_is_found_by_its_name(self, model: str):
+        named = ("model_name",) if model == "local_vllm" else ("base_url", "api_key", "model_name")
+        values = [f"+policy_{name}=x" for name in named]
+        config = load([f"model={model}", "env=arithmetic", *values], default_paths=[])
+        assert "policy_model" in {instance.name for instance in config.instances}
+
+
+def test_a_rollout_stays_with_its_engine() -> None:
+    async def run() -> None:
+        async with Engine(completion()) as one, Engine(completion()) as other, Client({}) as client:
+            given = {"base_url": [one.url, other.url], "model": "m"}
+            config = VLLMModel.config_class().from_mapping(given, where="policy_model")
+            server = VLLMModel(config, name="policy_model", client=client)
+            app = server.app()
+            async with server.lifespan():
+                for rollout in "abcd" * 3:
+                    body = orjson.dumps({"input": rollout})
+                    await call_app(app, RESPONSES, body, {"x-rollout-id": rollout})
+        asked = [{body["messages"][0]["content"] for body in engine.asked} for engine in (one, other)]
+        assert [len(engine.asked) for engine in (one, other)] == [6, 6]
+        assert not asked[0] & asked[1]
+
+    asyncio.run(run())
