@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check format bench soak clean
+.PHONY: demo test test-fast test-engines check format bench soak clean
 
 demo: .venv/.ready
 	$(BIN)/ng_collect_rollouts "+config_paths=[configs/quickstart.yaml]" \
@@ -15,6 +15,10 @@ test: .venv/.tests check
 
 test-fast: .venv/.tests
 	$(BIN)/pytest -m "not slow"
+
+test-engines: .venv/.tests
+	PYTHON=$(PYTHON) scripts/set_up_engines.sh
+	NEMO_LIKE_ENGINES=llama_server,vllm,vllm_float32,transformers,litellm $(BIN)/pytest tests/engines
 
 check: .venv/.tests
 	$(BIN)/ruff format --check .
@@ -42,6 +46,7 @@ bench: .venv/.tests
 	$(BIN)/python benchmarks/run.py --million
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/viewer.py
+	$(BIN)/python benchmarks/model_server.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/analyze.py
 	$(BIN)/python benchmarks/sequence_processing.py

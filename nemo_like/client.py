@@ -47,7 +47,7 @@ KINDS_OF_STATUS: dict[int, Kind] = {
 MESSAGE_CHARACTERS = 500
 OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|available context size"
-    r"|context length|maximum model length|context window|too many tokens",
+    r"|context length|maximum model length|max_model_len|context window|too many tokens",
     re.I,
 )
 

@@ -110,11 +110,10 @@ class VLLMModel(ModelServer[VLLMConfig]):
         super().__init__(config, name=name, client=client)
         urls = cast(list[str], config.base_url)
         self._replicas = Replicas([self._provider(url) for url in urls])
-        self._defaults = {
-            key: value
-            for key, value in merged(NEUTRAL, config.sampling_defaults).items()
-            if value is not None
-        }
+        given = merged(NEUTRAL, config.sampling_defaults)
+        self._neutral: Json = {key: value for key, value in given.items() if value is not None}
+        self._defaults = dict(self._neutral)
+        """Of these, what the engine is not known to refuse."""
         self._splices = config.return_token_id_information and config.keep_prompt_prefix
         self._diverged = Counter(
             "nemo_like_prompt_divergences",
@@ -235,12 +234,15 @@ class VLLMModel(ModelServer[VLLMConfig]):
         try:
             return await self._replicas.post("/chat/completions", body, key=rollout_id.get())
         except PartError as error:
-            refused = _refused_default(error, self._defaults)
-            if refused is None or body.get(refused) != self._defaults[refused]:
+            unknown = {key for key in _refused(error, self._neutral) if body.get(key) == self._neutral[key]}
+            if not unknown:
                 raise
             # Not of the OpenAI API, and this engine does not know it.
-            log.warning("%s: sent without %s from now on: %s", self.name, refused, error)
-            del self._defaults[refused], body[refused]
+            if unknown & self._defaults.keys():
+                log.warning("%s: %s left out from now on: %s", self.name, ", ".join(sorted(unknown)), error)
+            for key in unknown:
+                self._defaults.pop(key, None)
+                del body[key]
         return await self._post(body)
 
     async def _tokenized(self, body: Json) -> Json:
@@ -300,9 +302,7 @@ def _cut(model: str) -> Json:
     return {"object": "chat.completion", "model": model, "choices": [choice]}
 
 
-def _refused_default(error: PartError, defaults: Json) -> str | None:
-    """The sampling parameter, of those that are not of the OpenAI API, whose name a refusal holds."""
-    if error.kind != "bad_request":
-        return None
-    ours = (key for key in defaults if key not in ("temperature", "top_p"))
-    return next((key for key in ours if re.search(rf"\b{key}\b", error.message)), None)
+def _refused(error: PartError, neutral: Json) -> set[str]:
+    """The sampling parameters, of those that are not of the OpenAI API, whose names a refusal holds."""
+    ours = neutral.keys() - {"temperature", "top_p"} if error.kind == "bad_request" else set[str]()
+    return {key for key in ours if re.search(rf"\b{key}\b", error.message)}

@@ -96,6 +96,8 @@ KINDS = {
         },
         # It answers with the one model that it has, whatever is asked for.
         names=False,
+        # `tool_choice: required` does not bind it, and this model does not call a tool by itself.
+        tools=False,
         # Its 4-bit weights are multiplied with activations rounded to 8 bits.
         mean_error=0.2,
     ),
@@ -126,6 +128,7 @@ KINDS = {
         },
         # It passes on what OpenAI's answers have.
         tokens=False,
+        tools=False,
         behind="llama_server",
     ),
 }

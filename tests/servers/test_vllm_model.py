@@ -105,6 +105,20 @@ def ask_all(
     return asyncio.run(run())
 
 
+def ask_at_once(engine: Engine, count: int) -> list[int]:
+    """The statuses of so many requests in flight together."""
+
+    async def run() -> list[int]:
+        async with engine, Client({}) as client:
+            given = {"base_url": engine.url, "model": "m"}
+            config = VLLMModel.config_class().from_mapping(given, where="policy_model")
+            app = VLLMModel(config, name="policy_model", client=client).app()
+            calls = [call_app(app, RESPONSES, orjson.dumps(QUESTION), {}) for _ in range(count)]
+            return [status for status, _ in await asyncio.gather(*calls)]
+
+    return asyncio.run(run())
+
+
 def ask(engine: Engine, body: Json = QUESTION, **settings: Any) -> Json:
     [(status, answer)] = ask_all(engine, [body], **settings)
     assert status == 200, answer
@@ -139,16 +153,20 @@ class TestAsking:
         sent = engine.asked[0]
         assert (sent["top_k"], sent["repetition_penalty"]) == (20, 1.0) and "min_p" not in sent
 
-    def test_a_parameter_that_the_engine_does_not_know_is_left_out_from_then_on(self):
-        def picky(body: Json) -> Reply:
-            unknown = [key for key in ("top_k", "min_p") if key in body]
-            return (422, {"detail": f"Unexpected keys: {unknown}"}) if unknown else (200, completion())
+    @staticmethod
+    def picky(body: Json) -> Reply:
+        unknown = [key for key in ("top_k", "min_p") if key in body]
+        return (422, {"detail": f"Unexpected keys: {unknown[:1]}"}) if unknown else (200, completion())
 
-        engine = Engine(picky)
+    def test_a_parameter_that_the_engine_does_not_know_is_left_out_from_then_on(self):
+        engine = Engine(self.picky)
         answers = ask_all(engine, [QUESTION, QUESTION])
         assert [status for status, _ in answers] == [200, 200]
         assert len(engine.asked) == 4
         assert set(answers[0][1]["sampling"]) == {"temperature", "top_p", "repetition_penalty"}
+
+    def test_that_is_found_out_by_many_at_once(self):
+        assert ask_at_once(Engine(self.picky), 8) == [200] * 8
 
     def test_a_parameter_that_the_request_names_is_refused_in_the_engines_words(self):
         engine = Engine(lambda _: (400, {"error": {"message": "top_k must be -1 or more, got -7"}}))
