@@ -109,7 +109,8 @@ class Replicas:
                 async with replica.busy():
                     return await provider.post(path, body), provider
             except PartError as error:
-                if len(self._all) == 1 or error.kind in THE_REQUESTS_FAULT:
+                lacks_path = at_root and error.kind == "not_found"
+                if len(self._all) == 1 or error.kind in THE_REQUESTS_FAULT or lacks_path:
                     raise
                 replica.down_until = max(replica.down_until, time.monotonic() + DOWN_S)
                 if not untried:

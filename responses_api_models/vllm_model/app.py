@@ -262,7 +262,13 @@ class VLLMModel(ModelServer[VLLMConfig]):
 
     async def _with_past(self, body: Json, past: list[int]) -> Json:
         """`body` with the prompt that begins with `past`, where the chat template's does not."""
-        whole = (await self._tokenized(body))["tokens"]
+        try:
+            whole = (await self._tokenized(body))["tokens"]
+        except PartError as error:
+            if error.kind == "not_found":
+                log.warning("%s: prompts stay as rendered: %s", self.name, error)
+                self._splices = False
+            return body
         if tokens.diverges_at(past, whole) is None:
             return body
         messages = cast(list[Json], body["messages"])

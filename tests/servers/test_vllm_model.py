@@ -371,6 +371,12 @@ class TestPrefix:
         # Found out once.
         assert ["kv_transfer_params" in body for body in engine.asked] == [True, False]
 
+    def test_an_engine_that_can_not_be_asked_for_tokens_is_asked_as_it_is(self):
+        engine = Engine(with_tokens([1, 2, 5, 9, 7, 8], [3]))
+        answers = ask_all(engine, [self.PAST, self.PAST], return_token_id_information=True)
+        assert [answer["output"][-1]["prompt_diverges_at"] for _, answer in answers] == [2, 2]
+        assert engine.paths == ["/tokenize", "/chat/completions", "/chat/completions"]
+
     def test_it_can_be_left_as_the_template_has_it(self):
         engine = Engine(with_tokens([1, 2, 5, 9, 7, 8], [3]))
         item = ask(engine, self.PAST, return_token_id_information=True, keep_prompt_prefix=False)["output"][
