@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 from pydantic import Field
 
+from nemo_like.answered import REWARD_FN_KEY, task_columns
 from nemo_like.buckets import Assignment, Ties, assign, bucket_names, strategies
 from nemo_like.difficulty_plot import draw_png, html, panels
 from nemo_like.problems import SLICE, Problems, measure
@@ -32,7 +33,7 @@ from nemo_like.rollout_table import (
     renamed,
     renamed_schema,
 )
-from nemo_like.scored_rows import REWARD_FN_KEY, score_table, scorer_for, task_columns
+from nemo_like.scored_rows import score_table, scorer_for
 from nemo_like.settings import Settings
 from nemo_like.store import write_whole
 from nemo_like.types import Json

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
-import orjson
-
+from nemo_like.answered import PREFIX, REWARD_FN_KEY, TRUTHS, response_of, task_of
 from nemo_like.errors import PartError, UsageError
 from nemo_like.rewards.forms import find
 from nemo_like.rewards.reward import Reward, rewards, runs
@@ -39,25 +38,14 @@ from nemo_like.rollout_table import (
     with_columns,
 )
 from nemo_like.table import as_json
-from nemo_like.types import RESERVED_FIELDS, Json, Response
+from nemo_like.types import Json
 from nemo_like.workers import for_each
 
 Status = Literal["ok", "no_response", "unscorable", "failed", "crashed", "timeout"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
-PREFIX = "original_"
-REWARD_FN_KEY = "reward_model"
-TRUTHS = ("ground_truth", "answer", "solution", "expected_answer")
-"""Where a row keeps the right answer, if not under the key of the reward model."""
 ALIASES = {"ifeval": "instruction_following"}
 CUSTOM = Path("custom_reward.py")
-GENERATED = RESERVED_FIELDS | {
-    *("sample_idx", "data_idx", "temperature", "top_p", "max_tokens", "error", "finish_reason"),
-    *("prompt_tokens", "completion_tokens", "reasoning", "prompt_token_ids", "response_token_ids"),
-    *("response_logprobs", "sampling_params"),
-    *("reward_status", "reward_message", "reward_details", "acc"),
-}
-"""Columns that are not the task's where no column has the prefix."""
 ADDED = {
     "reward": "double",
     "acc": "double",
@@ -189,49 +177,6 @@ def score_table(table: RolloutTable, scorer: RowScorer, output: Path) -> Outcome
     return outcome
 
 
-def task_columns(columns: Sequence[str]) -> dict[str, str]:
-    """The columns of a table that are its tasks' own, as they were given: {name there: name of its own}."""
-    own = _own_fields(columns)
-    if "_ng_task_key" in columns and "response" in columns:
-        # A row of the collector's begins with the task; the verifier's own fields follow the response.
-        before = columns[: columns.index("response")]
-        return {name: of for name, of in own.items() if name in before}
-    return own
-
-
-def task_of(row: Json, key: str = REWARD_FN_KEY) -> Json:
-    """The task that a row is an answer to, with its ground truth where reward functions look for it.
-
-    `reward_model` is an object with `ground_truth`, out of `key` (an object, the JSON of one, or the answer
-    itself) or one of `TRUTHS`; `expected_answer` is the same answer, if the task has none of its own.
-    """
-    task = {own: row[name] for name, own in _own_fields(list(row)).items()}
-    prompt = task.get("prompt", row.get("prompt", ""))
-    params = _object(task.get("responses_create_params"))
-    task["responses_create_params"] = params if params is not None else {"input": prompt}
-    if (info := _reward_info(task, key)) is not None:
-        task["reward_model"] = info
-        truth = info.get("ground_truth")
-        if isinstance(truth, list) and len(answers := cast(list[Any], truth)) == 1:
-            truth = answers[0]
-        if isinstance(truth, str | int | float):
-            task.setdefault("expected_answer", truth)
-    if (extra := _object(task.get("extra_info"))) is not None:
-        task["extra_info"] = extra
-    _place_instructions(task)
-    return task
-
-
-def response_of(row: Json) -> Response | None:
-    """The answer in a row; None where nothing was generated."""
-    answer = row.get("response")
-    if row.get("error") or answer is None:
-        return None
-    if isinstance(answer, dict):
-        return Response.model_validate(answer)
-    return Response(output=[{"type": "message", "role": "assistant", "content": str(answer)}])
-
-
 class _Window:
     """The batches whose rows are being scored; they are written in order, as their last row is done."""
 
@@ -316,13 +261,6 @@ def _resolved(reward_fn: str) -> str:
     return f"{CUSTOM}:compute_score"
 
 
-def _own_fields(columns: Sequence[str]) -> dict[str, str]:
-    prefixed = {name: name.removeprefix(PREFIX) for name in columns if name.startswith(PREFIX)}
-    if prefixed:
-        return prefixed
-    return {name: name for name in columns if name not in GENERATED and not name.startswith("_ng_")}
-
-
 def _column_of(table: RolloutTable, name: str) -> str | None:
     """The column that holds a field of the task."""
     is_prefixed = any(column.startswith(PREFIX) for column in table.columns)
@@ -348,60 +286,6 @@ def _check_data_sources(table: RolloutTable) -> None:
                 f"{table.path}: column '{column}' is '{source}' in {n:,} rows: {error}; "
                 "or name a reward: --reward_fn NAME or file.py:function"
             ) from error
-
-
-def _reward_info(task: Json, key: str) -> Json | None:
-    for name in (key, "reward_spec"):
-        value = task.get(name)
-        if (info := _object(value)) is not None and "ground_truth" in info:
-            return info
-        if name == key and value is not None and not isinstance(value, dict):
-            return {"ground_truth": value}
-    for name in TRUTHS:
-        if (truth := task.get(name)) is not None:
-            return {"ground_truth": _final(truth) if name in ("answer", "solution") else truth}
-    return None
-
-
-def _final(solution: Any) -> Any:
-    """The answer in a solution that is worked out, by the marks that such data sets use."""
-    if not isinstance(solution, str):
-        return solution
-    from nemo_like.rewards.math import last_box
-
-    _, mark, answer = solution.rpartition("####")
-    return answer.strip() if mark else last_box(solution) or solution
-
-
-def _place_instructions(task: Json) -> None:
-    """IFEval's fields, where a data set keeps them in its ground truth or its extra_info; without the nulls
-    that a table puts into `kwargs`."""
-    names = ("instruction_id_list", "kwargs")
-    if names[0] not in task:
-        for place in (_object(task.get("reward_model", {}).get("ground_truth")), task.get("extra_info")):
-            if isinstance(place, dict) and names[0] in place:
-                task |= {name: cast(Json, place)[name] for name in names if name in place}
-                break
-    if isinstance(kwargs := task.get("kwargs"), list):
-        task["kwargs"] = [_without_null_fields(item) for item in cast(Iterable[Any], kwargs)]
-
-
-def _without_null_fields(item: Any) -> Any:
-    value = _object(item)
-    return item if value is None else {name: of for name, of in value.items() if of is not None}
-
-
-def _object(value: Any) -> Json | None:
-    """An object, or the one that a JSON text writes."""
-    if isinstance(value, dict):
-        return cast(Json, value)
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            parsed = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return None
-        return cast(Json, parsed) if isinstance(parsed, dict) else None
-    return None
 
 
 def _message(error: Any) -> str | None:

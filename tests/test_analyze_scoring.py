@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 import pytest
 
+from nemo_like.answered import REWARD_FN_KEY, response_of, task_of
 from nemo_like.errors import UsageError
 from nemo_like.rollout_table import RolloutTable, open_rollouts, task_rows
-from nemo_like.scored_rows import REWARD_FN_KEY, Outcome, response_of, score_table, scorer_for, task_of
+from nemo_like.scored_rows import Outcome, score_table, scorer_for
 from nemo_like.types import Json
 
 from .conftest import rollout_row, write_jsonl
