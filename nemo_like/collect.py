@@ -19,26 +19,18 @@ from pydantic import Field, field_validator
 
 from nemo_like import metrics
 from nemo_like.client import Client, rollout_id
-from nemo_like.errors import (
-    NOT_THE_TASKS_FAULT,
-    PartError,
-    StackError,
-    StoreError,
-    UsageError,
-    did_you_mean,
-)
+from nemo_like.errors import PartError, StoreError, UsageError, did_you_mean
 from nemo_like.fingerprint import Agent, settle
 from nemo_like.plan import Counts, Failed, Job, Plan
 from nemo_like.record import as_failure, as_rollout
 from nemo_like.settings import Settings
 from nemo_like.store import Files, RolloutStore, write_whole
+from nemo_like.streak import Streak
 from nemo_like.types import Json, Scored, merged
 from nemo_like.workers import for_each, prepare_for_many
 
 DEFAULT_CONCURRENCY = 64
 SPARE_FILES = 100
-SAME_FAILURE = 24
-"""So many rollouts in a row that begin, and then fail in the same way, end the run."""
 
 
 class CollectConfig(Settings):
@@ -173,8 +165,7 @@ class _Collector:
     ) -> None:
         self.config, self.agents, self.client = config, agents, client
         self.plan, self.progress = plan, progress
-        self._streak: _Streak | None = None
-        self._any_done = False
+        self._streak = Streak()
 
     async def run(self, store: RolloutStore, concurrency: int) -> None:
         """Every owed rollout once, then what failed, until nothing is owed that could succeed."""
@@ -206,10 +197,9 @@ class _Collector:
         except PartError as error:
             self.progress.failed += 1
             store.append("failures", as_failure(task, job, error, self.config.max_attempts))
-            self._stop_if_hopeless(error, began=start)
+            self._streak.failed(error, began=start)
         else:
-            self._streak = None
-            self._any_done = True
+            self._streak.succeeded()
             store.append("rollouts", row)
         finally:
             del self.progress.in_flight[rollout]
@@ -222,25 +212,6 @@ class _Collector:
             "responses_create_params": merged(params, overrides),
             "agent_ref": agent | {"name": job.agent},
         }
-
-    def _stop_if_hopeless(self, error: PartError, *, began: float) -> None:
-        what = (error.kind, error.where)
-        if self._streak is None or self._streak.what != what:
-            self._streak = _Streak(what, time.monotonic())
-        # What was in flight when it began may share one cause that is gone by now, such as a worker's death.
-        self._streak.length += began >= self._streak.since
-        if self._streak.length < SAME_FAILURE or (self._any_done and error.kind not in NOT_THE_TASKS_FAULT):
-            return
-        raise StackError(f"stopped: {SAME_FAILURE} rollouts in a row failed in the same way: {error}")
-
-
-@dataclass(slots=True)
-class _Streak:
-    """Failures of one kind in one place with nothing else between them."""
-
-    what: tuple[str, str]
-    since: float
-    length: int = 0
 
 
 def _agent_of(row: Json, agent_name: str | None, agents: Mapping[str, Agent]) -> str:

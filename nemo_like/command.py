@@ -19,6 +19,8 @@ from nemo_like.errors import Error, UsageError
 from nemo_like.settings import Settings
 
 T = TypeVar("T")
+RESUMED = ("ng_collect_rollouts", "ng_rescore")
+"""Commands that go on where they were interrupted."""
 
 
 def command(
@@ -42,9 +44,7 @@ def command(
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        hint = (
-            "; what was finished is kept, the same command resumes" if name == "ng_collect_rollouts" else ""
-        )
+        hint = "; what was finished is kept, the same command resumes" if name in RESUMED else ""
         print(f"{name}: interrupted{hint}", file=sys.stderr)
         return 130
 

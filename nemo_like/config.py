@@ -90,10 +90,16 @@ class Config:
         return cls.from_mapping(given, where="the command")
 
 
-def load(arguments: Sequence[str], *commands: type[Settings], default_paths: Sequence[str] = ()) -> Config:
+def load(
+    arguments: Sequence[str],
+    *commands: type[Settings],
+    default_paths: Sequence[str] = (),
+    complete: bool = True,
+) -> Config:
     """The configuration that `arguments` ask of a command with the settings of `commands`.
 
-    `default_paths` are composed where the arguments name no configuration at all.
+    `default_paths` are composed where the arguments name no configuration at all. Unless it has to be
+    `complete`, servers may refer to others that are not in it.
 
     Raises:
         ConfigError: something in it is wrong; the message names the file or the key, and what there is
@@ -117,7 +123,10 @@ def load(arguments: Sequence[str], *commands: type[Settings], default_paths: Seq
         override.check(known)
         override.apply(composed)
     values = _plain(_directed(composed))
-    return Config(values=values, instances=tuple(_instances(values, roots)), roots=roots)
+    instances = tuple(_instances(values, roots))
+    if complete:
+        _check_references(instances)
+    return Config(values=values, instances=instances, roots=roots)
 
 
 def content_root() -> Path:
@@ -343,7 +352,6 @@ def _instances(values: Json, roots: Sequence[Path]) -> list[Instance]:
         instances.append(
             Instance(name=name, kind=kind, implementation=implementation, folder=folder, settings=settings)
         )
-    _check_references(instances)
     return instances
 
 

@@ -103,11 +103,19 @@ class PartError(Error):
     """A part of a running stack failed.
 
     `kind` says how, `where` names the part (an instance's name, a provider's URL, a tool), `status` is the
-    HTTP status that the error has or will have, `hint` what to do about it.
+    HTTP status that the error has or will have, `hint` what to do about it. `response` is what the agent had
+    got to when it was the verdict that failed.
     """
 
     def __init__(
-        self, kind: Kind, message: str, *, where: str = "", status: int | None = None, hint: str = ""
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        where: str = "",
+        status: int | None = None,
+        hint: str = "",
+        response: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.kind: Kind = kind
@@ -115,6 +123,7 @@ class PartError(Error):
         self.where = where
         self.status = STATUS[kind] if status is None else status
         self.hint = hint
+        self.response = response
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
@@ -123,27 +132,26 @@ class PartError(Error):
 
     def to_wire(self) -> bytes:
         """The JSON body that carries this error."""
-        return orjson.dumps(
-            {
-                "error": {
-                    "kind": self.kind,
-                    "where": self.where,
-                    # Text from outside may hold lone surrogates, which no JSON encoder accepts.
-                    "message": self.message.encode("utf-8", "replace").decode(),
-                    "status": self.status,
-                    "hint": self.hint,
-                }
-            }
-        )
+        error = {
+            "kind": self.kind,
+            "where": self.where,
+            # Text from outside may hold lone surrogates, which no JSON encoder accepts.
+            "message": self.message.encode("utf-8", "replace").decode(),
+            "status": self.status,
+            "hint": self.hint,
+        }
+        got = {} if self.response is None else {"response": self.response}
+        return orjson.dumps({"error": error} | got)
 
 
 def from_wire(status: int, body: bytes, *, where: str) -> PartError:
     """The error that an answer of `status` >= 400 carries; `where` names who sent it if the body does not."""
     try:
-        error: dict[str, Any] = orjson.loads(body)["error"]
+        answer: dict[str, Any] = orjson.loads(body)
+        error: dict[str, Any] = answer["error"]
         kind = error["kind"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        error, kind = {}, None
+        answer, error, kind = {}, {}, None
     if kind not in KINDS:
         text = body[:MESSAGE_CHARACTERS].decode("utf-8", "replace") or f"empty answer with status {status}"
         return PartError("bad_response", text, where=where, status=status)
@@ -153,6 +161,7 @@ def from_wire(status: int, body: bytes, *, where: str) -> PartError:
         where=str(error.get("where") or where),
         status=int(error.get("status") or status),
         hint=str(error.get("hint") or ""),
+        response=answer.get("response"),
     )
 
 

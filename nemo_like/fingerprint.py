@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -41,6 +41,9 @@ NOT_IDENTITY = frozenset(
 )
 """Settings that may differ between two runs into one file: they change where and how, not what."""
 
+RESCORED = "first_rollout_hash"
+"""The key of what was rescored, in a fingerprint of verdicts."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agent:
@@ -69,13 +72,14 @@ def agents_of(servers: Sequence[ServerInfo]) -> dict[str, Agent]:
             f"{part}.{key}": value
             for part, info in parts.items()
             for key, value in {"implementation": info.implementation, **info.settings}.items()
-            if _is_identity(key)
+            if is_identity(key)
         }
         agents[server.name] = Agent(name=server.name, success_threshold=float(threshold), identity=identity)
     return agents
 
 
-def _is_identity(key: str) -> bool:
+def is_identity(key: str) -> bool:
+    """Whether a setting says what a server's results are, not where or how they are made."""
     return not (key in NOT_IDENTITY or is_secret(key) or key.endswith(("url", "timeout_s", "ttl_s")))
 
 
@@ -89,18 +93,43 @@ def settle(files: Files, agents: Sequence[Agent], overrides: Json, run: Json) ->
     now |= {f"responses_create_params.{key}": value for key, value in overrides.items()}
     # Compared as it is kept, or what holds a secret would differ from itself.
     now = redacted(now)
-    before: Json = {}
-    if files.run.exists() and files.rollouts.stat().st_size:
-        before = orjson.loads(files.run.read_bytes()).get("fingerprint", {})
-        others = {key.split(".")[0] for key in before} - {"responses_create_params"}
-        shared = {agent.name for agent in agents} & others | {"responses_create_params"}
-        keys = sorted(key for key in {*before, *now} if key.split(".")[0] in shared)
-        differing = [key for key in keys if before.get(key) != now.get(key)]
-        if differing:
-            said = ", ".join(f"{key}={before.get(key)}, now {now.get(key)}" for key in differing)
-            advice = (
-                "choose another output_jsonl_fpath, go back to what it was, or delete it with +overwrite=true"
-            )
-            raise StoreError(f"{files.rollouts} was made with {said}; {advice}")
-    kept = {"fingerprint": before | now, "nemo_like": __version__, "config": run}
+    before = _kept(files)
+    others = {key.split(".")[0] for key in before} - {"responses_create_params"}
+    shared = {agent.name for agent in agents} & others | {"responses_create_params"}
+    _refuse(files, before, now, [key for key in {*before, *now} if key.split(".")[0] in shared])
+    _keep(files, before | now, run)
+
+
+def settle_rescoring(files: Files, now: Json, run: Json) -> None:
+    """Keep what decides the verdicts, and the redacted configuration `run`, beside them.
+
+    Raises:
+        StoreError: the file holds verdicts of another kind, or rollouts that were not rescored.
+    """
+    now, before = redacted(now), _kept(files)
+    if files.rollouts.stat().st_size and RESCORED not in before:
+        raise StoreError(f"{files.rollouts} was not made by ng_rescore; choose another output_jsonl_fpath")
+    _refuse(files, before, now, before.keys() & now.keys())
+    _keep(files, before | now, run)
+
+
+def _kept(files: Files) -> Json:
+    """What made the rollouts that there are; nothing, where there are none."""
+    if not files.run.exists() or not files.rollouts.stat().st_size:
+        return {}
+    return orjson.loads(files.run.read_bytes()).get("fingerprint", {})
+
+
+def _refuse(files: Files, before: Json, now: Json, keys: Iterable[str]) -> None:
+    differing = [key for key in sorted(keys) if before.get(key) != now.get(key)]
+    if differing:
+        said = ", ".join(f"{key}={before.get(key)}, now {now.get(key)}" for key in differing)
+        advice = (
+            "choose another output_jsonl_fpath, go back to what it was, or delete it with +overwrite=true"
+        )
+        raise StoreError(f"{files.rollouts} was made with {said}; {advice}")
+
+
+def _keep(files: Files, fingerprint: Json, run: Json) -> None:
+    kept = {"fingerprint": fingerprint, "nemo_like": __version__, "config": run}
     write_whole(files.run, orjson.dumps(kept, option=orjson.OPT_INDENT_2))

@@ -25,6 +25,9 @@ STUCK_S = 60.0
 class ProgressBar:
     """How many of how many, the running metrics, and the oldest rollout when something is stuck."""
 
+    def __init__(self, title: str = "Collecting rollouts") -> None:
+        self._title = title
+
     def __enter__(self) -> Self:
         self._bar: Any = None
         self._progress: Progress | None = None
@@ -49,7 +52,7 @@ class ProgressBar:
             self._bar = tqdm(
                 total=counts.total - counts.exhausted,
                 initial=counts.done,
-                desc="Collecting rollouts",
+                desc=self._title,
                 dynamic_ncols=True,
             )
         key = progress.running.summary()

@@ -7,10 +7,12 @@ goes wrong inside is named once, here, and leaves as `{"error": …}` with its o
 import asyncio
 import inspect
 import logging
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, cast, get_args
 
 import orjson
@@ -29,17 +31,19 @@ from starlette.responses import Response as HTTPResponse
 from typing_extensions import TypeVar
 
 from nemo_like import chat, messages
+from nemo_like.answered import VERIFIER
 from nemo_like.asgi import ASGIApp, Receive, Scope, Send, header_of, read_body, send_json, send_pieces
 from nemo_like.chunks import chunks_of
 from nemo_like.client import ROLLOUT_HEADER, Client, rollout_id
 from nemo_like.errors import Kind, PartError, blame, did_you_mean
+from nemo_like.identity import code_of, verifier_id
 from nemo_like.message_events import MessageWriter
 from nemo_like.response_events import events_of, numbered, whole
 from nemo_like.rewards import Reward
 from nemo_like.rewards.forms import as_verdict
 from nemo_like.rewards.scoring import RewardsConfig, Rubric, Scorer
 from nemo_like.sessions import Sessions
-from nemo_like.settings import Settings, explain
+from nemo_like.settings import Settings, explain, is_secret
 from nemo_like.sse import DONE, decoded, encoded
 from nemo_like.streams import MEDIA_TYPE, Stream, fail_chat, fail_messages, fail_responses
 from nemo_like.tools import Tool, tools_of
@@ -331,6 +335,10 @@ class ResourcesServer(Server[ResourcesConfigT]):
 
     kind = "resources_servers"
     error_kind = "verifier_error"
+    needs_session: ClassVar[bool | str | None] = None
+    """Whether a verdict needs the session that the rollout left behind, so that a stored rollout can't be
+    verified again: True, or why. None: it does where `verify` takes `state`. False although it takes it: the
+    state that `seed` makes is enough."""
 
     def __init__(self, config: ResourcesConfigT, *, name: str, client: Client) -> None:
         super().__init__(config, name=name, client=client)
@@ -341,6 +349,7 @@ class ResourcesServer(Server[ResourcesConfigT]):
         self._has_state = type(self).seed is not ResourcesServer.seed
         self._scorer = Scorer(timeout_s=config.verify_timeout_s, ask=self.ask_judge)
         self._rubric = Rubric(config.rewards) if config.rewards else None
+        self._verifier = verifier_id(name, _files_of(type(self), config), _deciding(config))
 
     async def score(self, function: Reward, task: Task, response: Response, **options: Any) -> Json:
         """What `function` says of the response: `{"reward": …, …}`, the reward None where it can't be scored.
@@ -378,9 +387,10 @@ class ResourcesServer(Server[ResourcesConfigT]):
         return [tool.definition for tool in tools_of(cls)]
 
     def endpoints(self) -> dict[str, Endpoint]:
-        """Seeding, the verifier, and one endpoint a tool."""
+        """Seeding, the verifier, what it is, and one endpoint a tool."""
         tools = {f"/{tool.name}": self._tool_endpoint(tool) for tool in tools_of(type(self))}
-        return {"/seed_session": self.seed_session, "/verify": self.verify_rollout} | tools
+        own = {"/seed_session": self.seed_session, "/verify": self.verify_rollout}
+        return own | {"/reverify_mode": self.reverify_mode} | tools
 
     async def seed_session(self, row: Json) -> Json:
         """Open the session of a rollout with the task's row."""
@@ -404,7 +414,19 @@ class ResourcesServer(Server[ResourcesConfigT]):
                 verdict = await self._rubric.complete(verdict, row, response, self._scorer)
         finally:
             self._sessions.close(rollout_id.get())
-        return row | _finite(verdict)
+        return row | finite(verdict) | {VERIFIER: self._verifier}
+
+    async def reverify_mode(self, _: Json) -> Json:
+        """Whether stored rollouts can be verified again, and by what: `mode` is `stateless`, `seeded` (in a
+        session that is seeded anew) or `unsupported`, for the `reason`."""
+        reason = self.needs_session
+        if reason is None and self._verify_takes_state:
+            reason = "its verify takes the state of the session, which ended with the rollout"
+        if reason:
+            said = reason if isinstance(reason, str) else "it needs the session, which ended with the rollout"
+            return {"mode": "unsupported", "reason": said, "verifier": self._verifier}
+        mode = "seeded" if self._verify_takes_state else "stateless"
+        return {"mode": mode, "reason": "", "verifier": self._verifier}
 
     def _tool_endpoint(self, tool: Tool) -> Endpoint:
         method = getattr(self, tool.name)
@@ -502,6 +524,7 @@ class AgentServer(Server[AgentConfigT]):
     async def run(self, row: Json) -> Json:
         """Seed the session, let the agent work, verify: the row with `response`, verdict and step times."""
         resources, timeout_s = self.config.resources_server.name, self.config.rollout_timeout_s
+        response: Json | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 await self.client.post(resources, "/seed_session", row, timeout_s=timeout_s)
@@ -513,7 +536,11 @@ class AgentServer(Server[AgentConfigT]):
                 )
         except TimeoutError as error:
             message = f"the rollout took longer than rollout_timeout_s={timeout_s:g}"
-            raise PartError("timeout", message, where=self.name) from error
+            raise PartError("timeout", message, where=self.name, response=response) from error
+        except PartError as error:
+            # What failed was the verdict, which can be had later.
+            error.response = response
+            raise
         verify_s = time.perf_counter() - start
         return row | {"metadata": {"model_s": calls.model_s, "tools_s": calls.tools_s, "verify_s": verify_s}}
 
@@ -554,7 +581,7 @@ def as_body(data: bytes) -> Json:
     return cast(Json, body)
 
 
-def _finite(verdict: Json) -> Json:
+def finite(verdict: Json) -> Json:
     """The verdict, if its reward is one that can be averaged.
 
     Raises:
@@ -566,6 +593,25 @@ def _finite(verdict: Json) -> Json:
     if not float("-inf") < reward < float("inf"):
         raise PartError("verifier_error", f"the verifier answered no finite reward but {reward!r}")
     return verdict
+
+
+def _files_of(server: type[ResourcesServer[Any]], config: ResourcesConfig) -> list[Path]:
+    """The code of an environment: its folder's, and the rewards that its rubric names by path."""
+    paths = [component.reward or name for name, component in config.rewards.items()]
+    own = [Path(path.rpartition(":")[0]) for path in paths if ".py:" in path]
+    file = getattr(sys.modules.get(server.__module__), "__file__", None)
+    return [path for path in own if path.is_file()] + (code_of(Path(file).parent) if file else [])
+
+
+def _deciding(config: ResourcesConfig) -> Json:
+    """The settings that decide what a verdict is."""
+    return {
+        name: value
+        for name, value in config.model_dump().items()
+        if name not in ServerConfig.model_fields
+        and not is_secret(name)
+        and not name.endswith(("url", "timeout_s", "ttl_s"))
+    }
 
 
 def _validated(model: type[BaseModel], row: Any) -> Any:

@@ -28,6 +28,8 @@ ORDER = [
         "chunks",
         "message_events",
         "streams",
+        "answered",
+        "identity",
         "sessions",
         "tools",
         "server",
@@ -38,11 +40,13 @@ ORDER = [
         "stack",
     ),
     *("index", "store", "plan", "estimates", "columns", "metrics", "query"),
-    *("record", "fingerprint", "collect", "watch", "progress"),
+    *("record", "fingerprint", "streak", "collect", "watch", "progress"),
     *("prompts", "table", "journal", "endpoints", "generate_options", "generated"),
     *("drawing", "local_model", "local_endpoint", "generate"),
-    *("rollout_table", "scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
+    *("rollout_table", "stored", "verifiers", "rescore", "compare", "compare_plot"),
+    *("scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
     *("sequence_processing", "viewer", "command", "cli", "analyze_commands"),
+    *("rescore_commands", "compare_commands"),
 ]
 TENSORS = ("batches", "generation", "logprobs", "model", "processor", "sampling", "sequences")
 HOMES = {
@@ -53,7 +57,7 @@ HOMES = {
     "uvicorn": {"serve", "viewer.app"},
     "tqdm": {"progress", "generate"},
     "polars": {"problems"},
-    "matplotlib": {"difficulty_plot"},
+    "matplotlib": {"compare_plot", "difficulty_plot"},
     "transformers": {"local_model"},
     "torch": {"drawing", "local_model", *(f"sequence_processing.{name}" for name in TENSORS)},
     "ray": set[str](),

@@ -112,6 +112,7 @@ def test_a_session_keeps_its_state_until_the_verdict() -> None:
         ("/increment", {}),
     )
     assert (one, two) == ({"count": 4}, {"count": 6})
+    assert verdict.pop("_ng_verifier").startswith("counter@")
     assert verdict == TASK | {"response": response, "reward": 1.0, "count": 6, "said": "six"}
     assert after.kind == "session_lost"
 

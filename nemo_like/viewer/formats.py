@@ -163,6 +163,7 @@ def _rollout(row: Json) -> View:
 
 def _failure(row: Json) -> View:
     view = View("failure", row, failure=cast(Json, row["failure"]), success=False)
+    view.output = _items(fields(row.get("response")).get("output"))
     _read_request(view)
     return view
 
