@@ -7,7 +7,7 @@ A strategy is a function of the metrics, `(column) -> Assignment`, registered un
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -30,6 +30,8 @@ QUARTILES = (25, 50, 75)
 FEATURES = ("mean@5", "pass_rate", "std_reward")
 DIGITS = 12
 """To so many decimals features have to agree to be the same."""
+EXACT, CELLS = 100_000, 1000
+"""Of more problems than this, those are the same that agree to a thousandth of a feature's range."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,12 +109,11 @@ def adaptive(column: Column, ties: Ties) -> Assignment:
     their pass rate has.
     """
     _refuse_rank("adaptive", ties)
-    features_PF = np.stack([column(name) for name in FEATURES], axis=1).round(DIGITS)
-    points_NF, point_P, weights_N = np.unique(features_PF, axis=0, return_inverse=True, return_counts=True)
+    features_FP = [column(name) for name in FEATURES]
+    points_NF, point_P, weights = (_distinct if len(features_FP[0]) <= EXACT else _gridded)(features_FP)
     k = min(len(ADAPTIVE), len(points_NF))
     if k == 1:
         return pass_rate(column, "value")
-    weights = weights_N.astype(np.float64)
     labels_N = cluster(standardized(points_NF, weights), weights, k)
     mass_K = np.bincount(labels_N, weights, k)
     means_FK = [np.bincount(labels_N, weights * feature_N, k) / mass_K for feature_N in points_NF.T]
@@ -120,7 +121,7 @@ def adaptive(column: Column, ties: Ties) -> Assignment:
     order_K = np.lexsort(means_FK[::-1])
     rank_K = np.empty(k, np.int8)
     rank_K[order_K] = np.arange(k)
-    return Assignment(names=ADAPTIVE, codes=rank_K[labels_N][point_P.ravel()])
+    return Assignment(names=ADAPTIVE, codes=rank_K[labels_N][point_P])
 
 
 @strategies.register("dapo")
@@ -168,6 +169,30 @@ def _by_quartiles(metric: str, names: tuple[str, ...], column: Column, ties: Tie
         why = f"{n:,} of {len(values):,} problems have the same {metric}, {value:g}"
         warnings = [f"{outcome}: {why}; --ties rank makes quarters of equal size"]
     return Assignment(names=names, codes=codes, edges=edges, warnings=warnings)
+
+
+def _distinct(features_FP: Sequence[Floats]) -> tuple[Floats, NDArray[np.intp], Floats]:
+    """The problems that differ, which of them each problem is, and how many each stands for."""
+    features_PF = np.stack(features_FP, axis=1).round(DIGITS)
+    points_NF, point_P, counts_N = np.unique(features_PF, axis=0, return_inverse=True, return_counts=True)
+    return points_NF, point_P.ravel(), counts_N.astype(np.float64)
+
+
+def _gridded(features_FP: Sequence[Floats]) -> tuple[Floats, NDArray[np.intp], Floats]:
+    """As `_distinct`, of problems in cells of a grid, a cell being the mean of its problems: one number a
+    problem is sorted, not three, and millions of points become thousands."""
+    cell_P = np.zeros(len(features_FP[0]), np.int64)
+    for feature_P in features_FP:
+        low, high = float(feature_P.min()), float(feature_P.max())
+        cell_P *= CELLS + 1
+        if low < high:
+            cell_P += np.rint((feature_P - low) * (CELLS / (high - low))).astype(np.int64)
+    cells_N, counts_N = np.unique(cell_P, return_counts=True)
+    point_P = np.searchsorted(cells_N, cell_P)
+    del cell_P
+    sums_FN = [np.bincount(point_P, feature_P, len(cells_N)) for feature_P in features_FP]
+    weights_N = counts_N.astype(np.float64)
+    return (np.stack(sums_FN, axis=1) / weights_N[:, None]).round(DIGITS), point_P, weights_N
 
 
 def _commonest(values: Floats) -> tuple[int, float]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import mul
-from statistics import StatisticsError, correlation
+from statistics import NormalDist, StatisticsError, correlation
 
+Z_POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+"""Standard errors between no difference and one that is found 80 % of the time."""
 T975 = [
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306),
     *(2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
@@ -119,6 +121,65 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float]) -> Paired:
     return Paired(
         difference=difference, correlation=r, only_a=len(a) - len(shared), only_b=len(b) - len(shared)
     )
+
+
+def clustered_error(clusters: Iterable[tuple[int, float]], mean: float) -> Estimate:
+    """The mean of values that come in clusters (tasks about one passage), with the error that takes them into
+    account; `clusters` are the number of values and their sum each. `n` counts clusters.
+
+    √(C / (C - 1) · Σ_c (Σ_i (x_i - x̄))²) / N (Miller 2024, arXiv:2411.00640, section 2.2).
+    """
+    count, values, squares = 0, 0, 0.0
+    for n, total in clusters:
+        count, values = count + 1, values + n
+        squares += (total - n * mean) ** 2
+    se = math.sqrt(count / (count - 1) * squares) / values if count > 1 else None
+    return Estimate(value=mean, se=se, n=count)
+
+
+def detectable_difference(se: float) -> float:
+    """The smallest true difference that a comparison of this error finds 80 % of the time, two-sided at 5 %.
+
+    (z_.975 + z_.8) · SE (Miller 2024, eq. 10).
+    """
+    return Z_POWER * se
+
+
+def tasks_needed(variance: float, difference: float) -> float:
+    """How many tasks it takes to find a difference 80 % of the time, two-sided at 5 %; `variance` is that of
+    the tasks' differences.
+
+    (z_.975 + z_.8)² · variance / difference² (Miller 2024, eq. 9).
+
+    Raises:
+        ValueError: the difference is 0.
+    """
+    if difference == 0:
+        raise ValueError("no number of tasks shows a difference of 0")
+    return Z_POWER**2 * variance / difference**2
+
+
+@dataclass(slots=True)
+class Pairs:
+    """Pairs of task means that come in batches: what `paired_difference` says of them, keeping none."""
+
+    a: Moments = field(default_factory=lambda: Moments())
+    b: Moments = field(default_factory=lambda: Moments())
+    difference: Moments = field(default_factory=lambda: Moments())
+
+    def merge(self, pairs: Sequence[tuple[float, float]]) -> None:
+        """Adds a batch."""
+        self.a.merge([a for a, _ in pairs])
+        self.b.merge([b for _, b in pairs])
+        self.difference.merge([a - b for a, b in pairs])
+
+    @property
+    def correlation(self) -> float | None:
+        """Of A and B; None where a side is constant or there are fewer than two."""
+        if self.a.n < 2 or not self.a.squares or not self.b.squares:
+            return None
+        both = (self.a.squares + self.b.squares - self.difference.squares) / 2
+        return max(-1.0, min(1.0, both / math.sqrt(self.a.squares * self.b.squares)))
 
 
 @dataclass(slots=True)

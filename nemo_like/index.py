@@ -7,10 +7,12 @@ what does not match is scanned again, the tail or all. The JSONL alone is the tr
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
 import orjson
@@ -112,20 +114,51 @@ class Index:
 
     def _trusted(self, source: Path) -> int:
         """How many bytes of `source` the index is right about."""
-        row = self._db.execute("SELECT * FROM covered WHERE source = ?", (source.name,)).fetchone()
-        if row is None:
-            return 0
-        _, covered, first, last, mtime_ns = row
-        stat = source.stat()
-        if stat.st_size < covered or (stat.st_size == covered and stat.st_mtime_ns != mtime_ns):
-            return 0
-        return covered if edges(source, covered) == (first, last) else 0
+        return _trusted(self._db, source)
 
     def _cover(self, source: Path, end: int) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO covered VALUES (?,?,?,?,?)",
             (source.name, end, *edges(source, end), source.stat().st_mtime_ns),
         )
+
+
+@contextmanager
+def reading(file: Path, *sources: tuple[Path, str]) -> Generator[Path]:
+    """An index that covers all of the sources, (file, table) each, to be read only: that in `file`, which is
+    left as it is, or, where that covers less, one that goes with the context."""
+    if _covers(file, [source for source, _ in sources]):
+        yield file
+        return
+    with TemporaryDirectory(prefix="nemo_like-") as folder, Index(Path(folder) / file.name) as index:
+        for source, table in sources:
+            if source.exists():
+                index.catch_up(source, table)
+        yield index.file
+
+
+def _covers(file: Path, sources: Iterable[Path]) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            there = [source for source in sources if source.exists()]
+            return version == VERSION and all(_trusted(db, s) == s.stat().st_size for s in there)
+    except sqlite3.Error:
+        return False
+
+
+def _trusted(db: sqlite3.Connection, source: Path) -> int:
+    """How many bytes of `source` an index is right about."""
+    row = db.execute("SELECT * FROM covered WHERE source = ?", (source.name,)).fetchone()
+    if row is None:
+        return 0
+    _, covered, first, last, mtime_ns = row
+    stat = source.stat()
+    if stat.st_size < covered or (stat.st_size == covered and stat.st_mtime_ns != mtime_ns):
+        return 0
+    return covered if edges(source, covered) == (first, last) else 0
 
 
 def scored_of(row: Json) -> Scored:
@@ -165,7 +198,9 @@ def numbers_of(row: Json) -> dict[str, float]:
     """Every number of a rollout by its path: top-level fields, `reward_components/…`, `usage/…` and
     `metadata/…`; true counts as 1."""
     numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and not k.startswith("_ng_")}
-    response: Json = row.get("response") or {}
+    given = row.get("response")
+    # A generated row's is a text.
+    response = cast(Json, given) if isinstance(given, dict) else Json()
     usage: Json = response.get("usage") or {}
     details: list[Json] = [usage.get(f"{side}_tokens_details") or {} for side in ("input", "output")]
     metadata: Json = row.get("metadata") or {}

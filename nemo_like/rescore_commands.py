@@ -84,8 +84,10 @@ def _needed(wanted: RescoreConfig, config: Config) -> Sequence[Instance]:
         judge = wanted.judge_model_server
         return [model for model in models if judge in (None, model.name)]
     environments = [i for i in config.instances if i.kind == "resources_servers"]
-    if wanted.resources_server is not None:
-        environments = [i for i in environments if i.name == wanted.resources_server]
+    if environments and (name := wanted.resources_server) is not None:
+        if name not in by_name:
+            raise UsageError(_no_environment(name, [i.name for i in environments]))
+        environments = [by_name[name]]
     judges = {name for i in environments if (name := _name(i.settings, "judge_model_server")) in by_name}
     return [*environments, *(model for model in models if model.name in judges)]
 
@@ -113,12 +115,16 @@ async def _verifiers(
         raise UsageError("there is no environment; name one: env=…, or a reward: +reward_fn=…")
     if (name := wanted.resources_server) is not None:
         if name not in environments:
-            raise UsageError(f"there is no environment '{name}'{did_you_mean(name, [*environments])}")
+            raise UsageError(_no_environment(name, [*environments]))
         return Verifiers(by_agent={}, otherwise=environments[name])
     of_agents = {i.name: _name(i.settings, "resources_server") for i in known if i.kind == "agents"}
     by_agent = {agent: environments[name] for agent, name in of_agents.items() if name in environments}
     only = next(iter(environments.values())) if len(environments) == 1 else None
     return Verifiers(by_agent=by_agent, otherwise=only)
+
+
+def _no_environment(name: str, there: list[str]) -> str:
+    return f"there is no environment '{name}'{did_you_mean(name, there)}"
 
 
 def _by_function(wanted: RescoreConfig, ask: Ask | None) -> Verifiers:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -140,7 +139,7 @@ class RolloutStore:
                     if waiting or stopping or time.monotonic() - synced_at >= SYNC_EVERY_S:
                         self._sync(unsynced)
                         unsynced, synced_at = [], time.monotonic()
-            except (OSError, sqlite3.Error) as error:
+            except Exception as error:  # noqa: BLE001  # the boundary: nobody may wait for a thread that died
                 reason = f"{self.files.rollouts} can't be written: {error}"
                 self._error = StoreError(f"{reason}; what was finished is kept, the same command resumes")
             for event in waiting:

@@ -130,10 +130,10 @@ class StoredRollouts:
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.executescript(SCHEMA)
         self._check_agent = check_agent
-        self._file = _as_lines(self.path, scratch)
+        self._file = as_lines(self.path, scratch)
         try:
             if only == "failed":
-                with _as_lines(path, scratch) as finished:
+                with as_lines(path, scratch) as finished:
                     self._read_finished(finished)
             self._read(only, limit)
         except BaseException:
@@ -152,7 +152,7 @@ class StoredRollouts:
         self._file.close()
 
     def _read_finished(self, file: BinaryIO) -> None:
-        rows = _rows(file, self.path)
+        rows = rows_of(file, self.path)
         identities = (identity for row, _, _ in rows if (identity := identity_of(row)) is not None)
         while batch := list(islice(identities, BATCH)):
             self._db.executemany("INSERT OR IGNORE INTO finished VALUES (?,?)", batch)
@@ -180,7 +180,7 @@ class StoredRollouts:
         self.left_out.counts = +self.left_out.counts
 
     def _entries(self, agents: set[str]) -> Iterator[tuple[Any, ...]]:
-        for row, offset, length in _rows(self._file, self.path):
+        for row, offset, length in rows_of(self._file, self.path):
             identity = identity_of(row)
             if identity is None:
                 names = " or ".join(key for key, _ in IDENTITIES)
@@ -283,7 +283,7 @@ def _has_response(row: Json) -> bool:
     return row.get("response") is not None and not row.get("error")
 
 
-def _as_lines(path: Path, scratch: Path) -> BinaryIO:
+def as_lines(path: Path, scratch: Path) -> BinaryIO:
     """The rows of a file as JSON lines; those of parquet in a file in the folder `scratch`."""
     if path.suffix in (".jsonl", ".ndjson"):
         return path.open("rb")
@@ -299,7 +299,7 @@ def _as_lines(path: Path, scratch: Path) -> BinaryIO:
     return lines
 
 
-def _rows(file: BinaryIO, path: Path) -> Iterator[tuple[Json, int, int]]:
+def rows_of(file: BinaryIO, path: Path) -> Iterator[tuple[Json, int, int]]:
     """The rows, each with offset and length; a last line that is not whole is none.
 
     Raises:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import orjson
+
 from nemo_like.answered import VERIFIER
 from nemo_like.client import Client
 from nemo_like.errors import UsageError, blame
@@ -81,6 +83,8 @@ class Function:
         with blame(self.id.partition("@")[0], "verifier_error"):
             parsed = Response.model_validate(response)
             verdict = await self.scorer(self.function, task, parsed, **self.options)
+            # What is no JSON is the function's fault, and is said of it.
+            orjson.dumps(verdict)
             return finite(verdict) | {VERIFIER: self.id}
 
 

@@ -21,6 +21,7 @@ READMES = [
         for path in sorted((ROOT / folder).glob("README.md" if not folder else "**/README.md"))
     ),
     ROOT / "scripts/README_difficulty_filter.md",
+    ROOT / "scripts/README_rescore.md",
 ]
 
 
