@@ -70,7 +70,8 @@ def analyze(config: AnalyzeConfig) -> Json:
     strategies.get(config.bucketing_strategy)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     _reward(config)
-    table = RolloutTable(config.output_dir / REWARDED)
+    # What is wrong with it is said of the file that a person named.
+    table = RolloutTable(config.rollouts, config.output_dir / REWARDED)
     problems = measure(table)
     assignment = assign(problems.column, config.bucketing_strategy, config.ties)
     _write_jsons(problems, assignment, config.output_dir)

@@ -27,7 +27,7 @@ from nemo_like.fingerprint import RESCORED, settle_rescoring
 from nemo_like.plan import Counts, Failed, Job
 from nemo_like.record import as_failure, as_rescored, as_rescored_sample
 from nemo_like.settings import Settings
-from nemo_like.store import Files, RolloutStore, write_whole
+from nemo_like.store import Files, RolloutStore, Table, write_whole
 from nemo_like.stored import Only, StoredRollouts
 from nemo_like.streak import Streak
 from nemo_like.types import Json, Scored
@@ -35,6 +35,8 @@ from nemo_like.verifiers import Function, Verifier, Verifiers
 from nemo_like.workers import for_each
 
 DEFAULT_CONCURRENCY = 64
+UNWRITTEN = 2000
+"""Rows after which the verdicts wait for the disk, so that none pile up in memory."""
 EXAMPLES = 10
 """Changed verdicts that are shown; the file has all of them."""
 
@@ -196,6 +198,7 @@ async def rescore(
             limit=config.limit,
             max_attempts=config.max_attempts,
             check_agent=verifiers.of,
+            is_current=lambda agent, verifier: _is_kept(config, verifiers.of(agent), verifier),
         ) as stored,
         RolloutStore(files.rollouts, on_durable) as store,
     ):
@@ -232,6 +235,7 @@ class _Rescoring:
     ) -> None:
         self.config, self.verifiers, self.stored, self.progress = config, verifiers, stored, progress
         self._streak = Streak()
+        self._unwritten = 0
 
     async def run(self, store: RolloutStore) -> None:
         """Every owed rollout once, then what failed, until nothing is owed that could succeed."""
@@ -246,14 +250,14 @@ class _Rescoring:
 
     async def _attempt(self, store: RolloutStore, job: Job) -> None:
         """One attempt at one rollout: a row in the rescored ones or in the failures."""
+        # A reward that needs no process never gives way by itself, to Ctrl-C for one.
+        await asyncio.sleep(0)
         start = time.monotonic()
         rollout = f"{job.task_key}.{job.rollout_index}.{time.time():.6f}"
         rollout_id.set(rollout)
         row, verifier = self.stored.row(job), self.verifiers.of(job.agent)
-        if self.config.only == "older" and row.get(VERIFIER) == verifier.id:
-            store.append("rollouts", row)
-            # Nothing here waits for anything; the others want their turn.
-            await asyncio.sleep(0)
+        if _is_kept(self.config, verifier, row.get(VERIFIER)):
+            await self._keep(store, "rollouts", row)
             return
         self.progress.in_flight[rollout] = start
         try:
@@ -261,13 +265,22 @@ class _Rescoring:
         except PartError as error:
             self.progress.failed += 1
             error.response = None
-            store.append("failures", as_failure(_as_owed(row), job, error, self.config.max_attempts))
+            failure = as_failure(_as_owed(row), job, error, self.config.max_attempts)
+            await self._keep(store, "failures", failure)
             self._streak.failed(error, began=start)
         else:
             self._streak.succeeded()
-            store.append("rollouts", new)
+            await self._keep(store, "rollouts", new)
         finally:
             del self.progress.in_flight[rollout]
+
+    async def _keep(self, store: RolloutStore, table: Table, row: Json) -> None:
+        store.append(table, row)
+        self._unwritten += 1
+        if self._unwritten >= UNWRITTEN:
+            # Verdicts may come faster than rows are written.
+            self._unwritten = 0
+            await asyncio.to_thread(store.flush)
 
     async def _rescored(self, row: Json, job: Job, verifier: Verifier) -> Json:
         start = time.monotonic()
@@ -282,6 +295,11 @@ class _Rescoring:
         if is_rollout:
             return as_rescored(row, job, verdict, threshold, time.monotonic() - start)
         return as_rescored_sample(row, job, verdict, threshold)
+
+
+def _is_kept(config: RescoreConfig, verifier: Verifier, whose: str | None) -> bool:
+    """Whether a verdict, that of the verifier `whose`, is copied as it is."""
+    return config.only == "older" and whose == verifier.id
 
 
 def _response(row: Json) -> Json:

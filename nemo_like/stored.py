@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal, Self, cast
 
 import orjson
 
+from nemo_like.answered import VERIFIER
 from nemo_like.errors import MissingExtra, RowError, StoreError, UsageError
 from nemo_like.index import agent_of, as_scored
 from nemo_like.plan import FINAL, FORGIVEN, Counts, Failed, Job
@@ -39,7 +40,7 @@ IDENTITIES = (
 SCHEMA = """
 CREATE TABLE stored (
     position INTEGER PRIMARY KEY, task_key TEXT, rollout_index INTEGER, task_index INTEGER, agent TEXT,
-    offset INTEGER, length INTEGER, UNIQUE (task_key, rollout_index));
+    offset INTEGER, length INTEGER, is_current INTEGER, UNIQUE (task_key, rollout_index));
 CREATE TABLE finished (
     task_key TEXT, rollout_index INTEGER, PRIMARY KEY (task_key, rollout_index)) WITHOUT ROWID;
 """
@@ -85,7 +86,7 @@ WHERE s.agent = :agent GROUP BY f.kind ORDER BY COUNT(*) DESC
 NUM_FAILED = f"SELECT COUNT(DISTINCT s.position) FROM {FAILURES} WHERE s.agent = :agent AND {NOT_DONE}"
 VERDICTS = f"""
 SELECT d.task_key, d.rollout_index, json_extract(d.numbers, '$.old_reward'), d.reward
-FROM {JOINED} ORDER BY s.task_key, s.rollout_index
+FROM {JOINED} WHERE NOT s.is_current ORDER BY s.task_key, s.rollout_index
 """
 
 
@@ -111,9 +112,12 @@ class StoredRollouts:
         limit: int | None = None,
         max_attempts: int = 3,
         check_agent: Callable[[str], object] = lambda _: None,
+        is_current: Callable[[str, str | None], bool] = lambda _agent, _verifier: False,
     ) -> None:
-        """Read who is in `path`, or, of failures, beside it; `check_agent` may refuse one. What has to be
-        laid out anew goes into the folder `scratch`.
+        """Read who is in `path`, or, of failures, beside it.
+
+        `check_agent` may refuse one; `is_current` says of an agent and a verifier whether its verdict is kept.
+        What has to be laid out anew goes into the folder `scratch`.
 
         Raises:
             UsageError: the file is missing, or holds no rollouts; a row does not say whose it is.
@@ -129,7 +133,7 @@ class StoredRollouts:
         self._max_attempts = max_attempts
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.executescript(SCHEMA)
-        self._check_agent = check_agent
+        self._check_agent, self._is_current = check_agent, is_current
         self._file = as_lines(self.path, scratch)
         try:
             if only == "failed":
@@ -168,7 +172,7 @@ class StoredRollouts:
             position += len(batch)
             self._db.execute("BEGIN")
             before = self._db.total_changes
-            self._db.executemany(f"INSERT OR {verb} INTO stored VALUES (?,?,?,?,?,?,?)", numbered)
+            self._db.executemany(f"INSERT OR {verb} INTO stored VALUES (?,?,?,?,?,?,?,?)", numbered)
             self.left_out.counts["repeated"] += len(batch) - (self._db.total_changes - before)
             self._db.execute("COMMIT")
         if only == "failed":
@@ -194,7 +198,9 @@ class StoredRollouts:
             if agent not in agents:
                 self._check_agent(agent)
                 agents.add(agent)
-            yield *identity, row.get("_ng_task_index"), agent, offset, length
+            is_current = self._is_current(agent, row.get(VERIFIER))
+            self.left_out.counts["of this verifier already"] += is_current
+            yield *identity, row.get("_ng_task_index"), agent, offset, length, is_current
 
     def owed(self, *, again: bool = False) -> Iterator[Job]:
         """Every rollout that is neither done nor exhausted; `again` leaves out those whose last failure would
@@ -261,7 +267,7 @@ class StoredRollouts:
         return self._db.execute(NUM_FAILED, {"agent": agent}).fetchone()[0]
 
     def verdicts(self) -> Iterator[tuple[str, int, float | None, float]]:
-        """(Task, repeat, old reward, new reward) of each rescored rollout, by task."""
+        """(Task, repeat, old reward, new reward) of each rollout with a new verdict, by task."""
         yield from self._db.execute(VERDICTS)
 
 

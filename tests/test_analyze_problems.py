@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nemo_like.buckets import Assignment, Ties, assign, bucket_names, strategies
+from nemo_like.buckets import EXACT, Assignment, Ties, assign, bucket_names, strategies
 from nemo_like.errors import UsageError
 from nemo_like.kmeans import cluster
 from nemo_like.problems import KS, METRICS, Problems, measure
@@ -305,6 +305,18 @@ class TestAdaptive:
         points_ND = np.stack([100.0 * label_N, np.arange(len(label_N)) / 10], axis=1)
         found_N = cluster(points_ND, np.ones(len(label_N)), 4)
         assert len({(int(a), int(b)) for a, b in zip(label_N, found_N, strict=True)}) == 4
+
+    def test_many_problems_that_fall_into_cells_are_bucketed_as_few_are(self) -> None:
+        """More than `EXACT` problems with eight right or wrong samples each, against a part of them."""
+        rate = np.tile(np.arange(9) / 8, EXACT // 8)
+        features: dict[str, Any] = {
+            "mean_at_5": np.minimum(1, rate * 1.6),
+            "pass_rate": rate,
+            "std_reward": rate * (1 - rate),
+        }
+        many = assign(metric_of(**features), "adaptive").codes
+        few = assign(metric_of(**{name: of[:900] for name, of in features.items()}), "adaptive").codes
+        assert len(many) > EXACT and (many.reshape(-1, 9) == few[:9]).all()
 
     def test_more_clusters_than_points_are_an_error(self) -> None:
         with pytest.raises(ValueError, match="1 distinct points can't be 2 clusters"):

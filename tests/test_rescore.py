@@ -222,6 +222,8 @@ def test_only_the_verdicts_of_an_older_verifier_are_asked_for(collected: Folder)
     (collected.path / "broken").write_text("question 3")
     done = collected.rescore(TOY, STORED, OUTPUT, "+only=older")
     assert done.returncode == 0 and "8 of 8" in done.stdout, done.stderr
+    assert "verdicts: 4 up, 2 down, 0 same\n" in done.stdout
+    assert "not rescored: 2 of this verifier already" in done.stdout
     rows = collected.rows("out/again.jsonl")
     assert {row["reward"] for row in rows} == {0.5}
     assert [row for row in rows if "old_verdict" not in row] == current and len(current) == 2
@@ -259,6 +261,34 @@ def test_several_verdicts_are_kept_with_their_mean_and_spread(collected: Folder)
     assert row["verdicts"][0]["why"] == "turn"
     assert (row["reward"], row["reward_std"]) == (0.25, pytest.approx(0.288675, abs=1e-6))
     assert "4 verdicts on a rollout: standard deviation 0.289 on average" in done.stdout
+
+
+def test_what_a_function_answers_that_is_no_json_is_its_failure(folder: Folder) -> None:
+    write_jsonl(folder.path / "s.jsonl", stored_rows(2))
+    (folder.path / "mine.py").write_text("def huge(task, response):\n    return {'reward': 1, 'n': 2**70}\n")
+    done = folder.rescore("+rollouts=s.jsonl", "+reward_fn=mine.py:huge", OUTPUT, "+max_attempts=1")
+    assert done.returncode == 1 and "verifier_error in mine.py:huge" in done.stdout, done.stderr
+    assert "64-bit" in folder.rows("out/again_failures.jsonl")[0]["failure"]["message"]
+
+
+@pytest.mark.slow
+def test_a_judge_is_asked_by_an_environment_or_by_a_reward(folder: Folder) -> None:
+    rows = [row | {"question": "How many?", "expected_answer": "4"} for row in stored_rows(2)]
+    write_jsonl(folder.path / "s.jsonl", rows)
+    (folder.path / "script.yaml").write_text("- '[[A=B]]'\n")
+    model = ("model=scripted", "+policy_script=script.yaml", "+rollouts=s.jsonl")
+    by_reward = folder.rescore(*model, "+reward_fn=llm_judge", "+output_jsonl_fpath=reward.jsonl")
+    assert by_reward.returncode == 0 and "1 up, 0 down, 1 same" in by_reward.stdout, by_reward.stderr
+    environment = ("env=equivalence_llm_judge", "+num_repeats=2", "+output_jsonl_fpath=env.jsonl")
+    by_environment = folder.rescore(*model, *environment)
+    assert by_environment.returncode == 0, by_environment.stderr
+    row = folder.rows("env.jsonl")[0]
+    assert (row["reward"], row["reward_std"], len(row["verdicts"])) == (1.0, 0.0, 2)
+    assert len(row["verdicts"][0]["judge_evaluations"]) == 2
+    kept = json.loads((folder.path / "env_run.json").read_text())["fingerprint"]
+    assert any(key.startswith("judge.policy_model.") for key in kept)
+    lonely = folder.rescore("env=equivalence_llm_judge", "+rollouts=s.jsonl", "+output_jsonl_fpath=no.jsonl")
+    assert lonely.returncode == 1 and "no server named 'policy_model'" in lonely.stdout
 
 
 def test_generated_rows_are_rescored_from_parquet_as_from_jsonl(folder: Folder) -> None:

@@ -61,6 +61,12 @@ def test_what_was_appended_is_in_the_file_and_in_the_index(tmp_path: Path) -> No
     assert [(s.task_key, s.rollout_index) for s in durable] == [("a", 0), ("a", 1), ("é", 0)]
 
 
+def test_a_row_that_is_no_json_is_an_error_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="64-bit"):
+        append(tmp_path / "r.jsonl", [rollout_row("a", huge=2**70)])
+    assert (tmp_path / "r.jsonl").read_bytes() == b""
+
+
 def read_jsonl_lines(path: Path) -> list[Json]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Literal, TypeVar, get_type_hints
 
 from nemo_like.errors import UsageError
@@ -53,6 +54,7 @@ def runs(function: Reward) -> Runs:
     return getattr(function, "runs", "pool")
 
 
+@cache
 def task_type(function: Reward) -> type[Task]:
     """The subclass of `Task` that `function` takes: what a row must hold to be scored by it.
 
