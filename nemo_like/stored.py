@@ -116,7 +116,7 @@ class StoredRollouts:
     ) -> None:
         """Read who is in `path`, or, of failures, beside it.
 
-        `check_agent` may refuse one; `is_current` says of an agent and a verifier whether its verdict is kept.
+        `check_agent` may refuse one; `is_current` says of an agent and a verifier if it is kept.
         What has to be laid out anew goes into the folder `scratch`.
 
         Raises:
