@@ -53,6 +53,7 @@ class CausalModel:
         parameters = inspect.signature(self._inner.forward).parameters
         self.takes_positions = "position_ids" in parameters
         self._can_keep_few = "logits_to_keep" in parameters
+        self._cache_name = ""
         self._head: torch.nn.Module | None = None
         self._vocabulary = 0
 
@@ -69,6 +70,11 @@ class CausalModel:
         config: Any = getattr(self._inner, "config", None)
         text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
         return getattr(text, "max_position_embeddings", None)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids it has embeddings for."""
+        return int(self._inner.get_input_embeddings().weight.shape[0])
 
     @property
     def end_tokens(self) -> set[int]:
@@ -98,11 +104,15 @@ class CausalModel:
         options: dict[str, Any] = {"position_ids": positions} if self.takes_positions else {}
         if self._can_keep_few:
             options["logits_to_keep"] = 1
-        options |= {"past_key_values": cache, "use_cache": True}
-        out = self.bare(input_ids=ids, attention_mask=mask, **options)
-        if not hasattr(out.past_key_values, "batch_select_indices"):
+        if cache is not None:
+            options[self._cache_name] = cache
+        out = self.bare(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+        # transformers 5.24 calls it anew, and warns of the name before.
+        self._cache_name = "cache" if hasattr(out, "cache") else "past_key_values"
+        grown = getattr(out, self._cache_name, None)
+        if not hasattr(grown, "batch_select_indices"):
             raise ValueError(f"{type(self._inner).__name__} gives no cache whose rows can be chosen")
-        return out.logits[:, -1].contiguous(), out.past_key_values
+        return out.logits[:, -1].contiguous(), grown
 
     def hidden(self, ids: torch.Tensor, mask: torch.Tensor, *, through_wrapper: bool) -> Hidden:
         """One forward pass over right-padded `ids` [N, S] with their `mask`; it has a graph if one is wanted.

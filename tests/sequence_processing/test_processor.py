@@ -25,6 +25,8 @@ from nemo_like.sequence_processing.batches import Limits, in_batches
 from tests.sequence_processing import tiny
 
 RANKS = Path(__file__).with_name("ranks.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+TORCHRUN += ["--nproc-per-node=2"]
 
 
 def processor(model: Any = None, *, pad: str | None = tiny.PAD, **config: Any) -> SequenceProcessor:
@@ -179,9 +181,9 @@ class TestWrapped:
         torch.testing.assert_close(flat(results).detach(), flat(scores))
 
     @pytest.mark.slow
-    @pytest.mark.skip(reason="waits for ever now and then; by hand: tests/sequence_processing/ranks.py ddp")
+    @pytest.mark.timeout(300)
     def test_gradients_are_summed_over_processes_with_different_batches(self):
-        done = subprocess.run([sys.executable, RANKS, "ddp"], capture_output=True, text=True, timeout=110)
+        done = subprocess.run([*TORCHRUN, RANKS, "ddp"], capture_output=True, text=True, timeout=290)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("gradients agree") == 2
         assert done.stdout.count("not summed without the wrapper") == 2
