@@ -45,10 +45,11 @@ ORDER = [
     *("drawing", "local_model", "local_endpoint", "generate"),
     *("rollout_table", "stored", "verifiers", "rescore", "compare", "compare_plot"),
     *("scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
-    *("sequence_processing", "viewer", "command", "cli", "analyze_commands"),
+    *("sequence_processing", "logprob_report", "score_logprobs"),
+    *("viewer", "command", "cli", "analyze_commands", "logprob_commands"),
     *("rescore_commands", "compare_commands"),
 ]
-TENSORS = ("batches", "generation", "logprobs", "model", "processor", "sampling", "sequences")
+TENSORS = ("batches", "generation", "logprobs", "model", "processor", "sampling", "sequences", "weights")
 HOMES = {
     "hydra": {"config"},
     "omegaconf": {"config"},
@@ -58,7 +59,7 @@ HOMES = {
     "tqdm": {"progress", "generate"},
     "polars": {"problems"},
     "matplotlib": {"compare_plot", "difficulty_plot"},
-    "transformers": {"local_model"},
+    "transformers": {"local_model", "sequence_processing.weights"},
     "torch": {"drawing", "local_model", *(f"sequence_processing.{name}" for name in TENSORS)},
     "ray": set[str](),
     "gradio": {"viewer.app"},

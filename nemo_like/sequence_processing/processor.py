@@ -59,6 +59,16 @@ class SequenceProcessor:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self._causal = CausalModel(model)
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model has positions for; None where it doesn't say."""
+        return self._causal.context
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows."""
+        return self._causal.vocabulary
+
     def generate_with_logprobs(
         self,
         prompts: Sequence[str] | None = None,
