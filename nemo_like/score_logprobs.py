@@ -1,7 +1,6 @@
 """Log-probabilities of stored rollouts under a policy and a reference model: of token ids, never of text.
 
-Each turn of a rollout holds its whole prompt. Where that begins with the former turns as they were, as it
-does unless a chat template rewrites them, all are scored in one pass over the last and longest of them.
+Rollouts are read, sorted by length and scored some hundred at a time, so a file of any size will do.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -18,16 +17,14 @@ import numpy as np
 import orjson
 from pydantic import Field
 
-from nemo_like.chat import TOKEN_FIELDS
 from nemo_like.errors import RowError, UsageError
 from nemo_like.logprob_report import Divergence, Mismatch, Moments
 from nemo_like.sequence_processing import GenerationConfig, SequenceProcessor
 from nemo_like.settings import Settings
 from nemo_like.store import write_whole
+from nemo_like.token_turns import Chain, Turn, chained, turns_of
 from nemo_like.types import Json
 
-GENERATED_FIELDS = ("prompt_token_ids", "response_token_ids", "response_logprobs")
-"""Where rows of `ng_generate_rollouts` have a turn's tokens."""
 KEPT = (
     *("_ng_task_key", "_ng_task_index", "_ng_rollout_index", "data_idx", "sample_idx"),
     *("agent_ref", "reward", "success"),
@@ -56,32 +53,6 @@ class ScoreLogprobsConfig(Settings):
     """Sequences scored at once; halved where memory ends."""
     overwrite: bool = False
     """Whether to replace an existing output."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """One answer of the model, as token ids."""
-
-    prompt: list[int]
-    tokens: list[int]
-    logprobs: list[float] | None
-    """Those that the engine gave while it sampled."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chain:
-    """Turns that can be scored in one pass, as each continues the one before it."""
-
-    prompt: list[int]
-    rest: list[int] = field(default_factory=list[int])
-    """What follows the first prompt: answers, and what was said between them."""
-    answers: list[slice] = field(default_factory=list[slice])
-    """Where in `rest` each turn's answer stands."""
-
-    @property
-    def ids(self) -> list[int]:
-        """The whole of it."""
-        return self.prompt + self.rest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,62 +215,6 @@ class Scorer:
         return scores
 
 
-def turns_of(row: Json, at: str) -> list[Turn]:
-    """The turns of a rollout that have token ids.
-
-    Raises:
-        RowError: token ids or log-probabilities that are no list of the right numbers, or not as many.
-    """
-    output: Any = cast(Json, row.get("response") or {}).get("output") if _is_rollout(row) else None
-    if output is None:
-        return [_turn(row, GENERATED_FIELDS, at)] if row.get(GENERATED_FIELDS[1]) else []
-    items = enumerate(cast("list[Json]", output))
-    return [_turn(item, TOKEN_FIELDS, f"{at}, output[{i}]") for i, item in items if item.get(TOKEN_FIELDS[1])]
-
-
-def chained(turns: Sequence[Turn]) -> list[Chain]:
-    """The turns as the fewest chains, in order."""
-    chains: list[Chain] = []
-    for turn in turns:
-        whole = chains[-1].ids if chains else []
-        if not chains or turn.prompt[: len(whole)] != whole:
-            chains.append(Chain(prompt=turn.prompt))
-            whole = turn.prompt
-        chain = chains[-1]
-        chain.rest.extend(turn.prompt[len(whole) :])
-        start = len(chain.rest)
-        chain.rest.extend(turn.tokens)
-        chain.answers.append(slice(start, start + len(turn.tokens)))
-    return chains
-
-
-def _is_rollout(row: Json) -> bool:
-    response = row.get("response")
-    return isinstance(response, dict) and isinstance(cast(Json, response).get("output"), list)
-
-
-def _turn(source: Json, names: tuple[str, str, str], at: str) -> Turn:
-    prompt, tokens, logprobs = (source.get(name) for name in names)
-    for name, ids in zip(names, (prompt, tokens), strict=False):
-        if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in cast("list[Any]", ids)):
-            raise RowError(f"{at}: {name} should be a list of token ids (got {str(ids)[:60]})")
-    if not prompt:
-        raise RowError(f"{at}: {names[0]} is empty")
-    if logprobs is not None:
-        given = cast("list[Any]", logprobs if isinstance(logprobs, list) else [])
-        numbers = all(isinstance(x, int | float) and x <= 0.001 for x in given)
-        if len(given) != len(cast("list[Any]", tokens)) or not numbers:
-            raise RowError(
-                f"{at}: {names[2]} should be {len(cast('list[Any]', tokens))} log-probabilities, as many as "
-                f"{names[1]} (got {len(given)}: {str(logprobs)[:60]})"
-            )
-    return Turn(
-        prompt=cast("list[int]", prompt),
-        tokens=cast("list[int]", tokens),
-        logprobs=cast("list[float] | None", logprobs),
-    )
-
-
 def _rollouts(
     lines: IO[bytes], source: Path, skipped: Counter[str], on_progress: Callable[[int], None]
 ) -> Iterator[Rollout]:
@@ -317,7 +232,7 @@ def _rollouts(
         if not turns:
             skipped["no_token_ids"] += 1
             continue
-        kept = {key: row[key] for key in KEPT if key in row}
+        kept: Json = {key: row[key] for key in KEPT if key in row}
         yield Rollout(line=number, row=kept, turns=turns, chains=chained(turns))
 
 

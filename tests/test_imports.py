@@ -45,11 +45,23 @@ ORDER = [
     *("drawing", "local_model", "local_endpoint", "generate"),
     *("rollout_table", "stored", "verifiers", "rescore", "compare", "compare_plot"),
     *("scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
-    *("sequence_processing", "logprob_report", "score_logprobs"),
+    *("sequence_processing", "token_turns", "logprob_report", "score_logprobs"),
     *("viewer", "command", "cli", "analyze_commands", "logprob_commands"),
     *("rescore_commands", "compare_commands"),
 ]
-TENSORS = ("batches", "generation", "logprobs", "model", "processor", "sampling", "sequences", "weights")
+TENSORS = (
+    *(
+        "batches",
+        "generation",
+        "logprobs",
+        "memory",
+        "model",
+        "processor",
+        "sampling",
+        "sequences",
+        "weights",
+    ),
+)
 HOMES = {
     "hydra": {"config"},
     "omegaconf": {"config"},

@@ -23,8 +23,9 @@ import torch
 
 from nemo_like.errors import RowError, UsageError
 from nemo_like.logprob_report import Correlation, Divergence, Mismatch, Moments, format_report
-from nemo_like.score_logprobs import ScoreLogprobsConfig, Turn, chained, score_logprobs
+from nemo_like.score_logprobs import ScoreLogprobsConfig, score_logprobs
 from nemo_like.sequence_processing.weights import load_model
+from nemo_like.token_turns import Turn, chained
 
 from .sequence_processing import tiny
 
@@ -258,7 +259,7 @@ class TestWhatIsNotThere:
             ({"generation_token_ids": [5, "x"]}, r"line 2, output\[0\]: generation_token_ids should be"),
             ({"prompt_token_ids": None}, r"line 2, output\[0\]: prompt_token_ids should be a list"),
             ({"prompt_token_ids": []}, r"line 2, output\[0\]: prompt_token_ids is empty"),
-            ({"generation_log_probs": [-1.0]}, r"should be \d+ log-probabilities, as many as .* \(got 1: "),
+            ({"generation_log_probs": [-1.0]}, r"should be \d+ log-probabilities, as many as .* \(got \[-1"),
             ({"generation_token_ids": [340], "generation_log_probs": None}, "340 is beyond the 340 of seed"),
         ],
     )  # fmt: skip

@@ -22,6 +22,8 @@ from typing import Any, cast
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from nemo_like.sequence_processing.memory import Shape
+
 Head = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -67,9 +69,18 @@ class CausalModel:
     @property
     def context(self) -> int | None:
         """Tokens the model has positions for, where it says so."""
+        return getattr(self._config, "max_position_embeddings", None)
+
+    @property
+    def shape(self) -> Shape | None:
+        """What decides how much memory a token takes, where its configuration tells."""
+        itemsize = next(self.bare.parameters()).element_size()
+        return Shape.of(self._config, self.vocabulary, itemsize) if self._config is not None else None
+
+    @property
+    def _config(self) -> Any:
         config: Any = getattr(self._inner, "config", None)
-        text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return getattr(text, "max_position_embeddings", None)
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
 
     @property
     def vocabulary(self) -> int:

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import distributed
@@ -18,8 +19,10 @@ from torch import distributed
 from nemo_like.datasets import DATASET_REGISTRY, Dataset
 from nemo_like.errors import did_you_mean
 from nemo_like.sequence_processing.batches import Limits
+from nemo_like.sequence_processing.figures import Log, of_generation, of_logprobs
 from nemo_like.sequence_processing.generation import Generation, Prompt
 from nemo_like.sequence_processing.logprobs import mark_forced, teacher_force
+from nemo_like.sequence_processing.memory import Use, free_bytes, limits_that_fit
 from nemo_like.sequence_processing.model import CausalModel
 from nemo_like.sequence_processing.sequences import (
     BatchedSequences,
@@ -27,9 +30,13 @@ from nemo_like.sequence_processing.sequences import (
     LogprobResults,
     Tokenizer,
     check,
+    check_rows,
     pack,
 )
 from nemo_like.sequence_processing.stopping import StopAfterAnswer
+
+PROMPTS_A_PART = 32
+"""How many `stream` takes at a time where the batch size is found out by itself."""
 
 
 class SequenceProcessor:
@@ -51,9 +58,14 @@ class SequenceProcessor:
         config: GenerationConfig | None = None,
         *,
         datasets: Mapping[str, Dataset] = DATASET_REGISTRY,
+        log: Log | None = None,
     ) -> None:
-        """`model` is a causal model of transformers, also in DDP, `torch.compile` or PEFT."""
+        """`model` is a causal model of transformers, also in DDP, `torch.compile` or PEFT.
+
+        `log`, `wandb.log` for one, is given the figures of each call: tokens, seconds, entropy, ….
+        """
         self.model, self.config, self.datasets = model, config or GenerationConfig(), datasets
+        self.log = log
         self.tokenizer: Tokenizer = tokenizer
         if self.tokenizer.pad_token_id is None and self.tokenizer.eos_token is not None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -78,8 +90,8 @@ class SequenceProcessor:
         num_prompts: int | None = None,
         seed: int | None = None,
         with_grad: bool = False,
-        gen_batch_size: int | None = None,
-        tf_batch_size: int | None = None,
+        gen_batch_size: int | Literal["auto"] | None = None,
+        tf_batch_size: int | Literal["auto"] | None = None,
     ) -> tuple[BatchedSequences, LogprobResults]:
         """`G` responses to each prompt, and their log-probabilities.
 
@@ -103,7 +115,7 @@ class SequenceProcessor:
         self,
         prompts: Sequence[str],
         G: int = 8,
-        gen_batch_size: int | None = None,
+        gen_batch_size: int | Literal["auto"] | None = None,
         seed: int | None = None,
     ) -> BatchedSequences:
         """`G` responses to each prompt; no prompts, no responses and no new tokens give empties.
@@ -123,7 +135,7 @@ class SequenceProcessor:
         self,
         prompts: Sequence[str],
         G: int = 8,
-        gen_batch_size: int | None = None,
+        gen_batch_size: int | Literal["auto"] | None = None,
         seed: int | None = None,
     ) -> BatchedSequences:
         """As `generate_batched`, with the prompts shared out over the processes of a `torchrun`.
@@ -145,19 +157,19 @@ class SequenceProcessor:
         self,
         prompts: Iterable[str],
         G: int = 8,
-        gen_batch_size: int | None = None,
+        gen_batch_size: int | Literal["auto"] | None = None,
         seed: int | None = None,
     ) -> Iterator[BatchedSequences]:
         """As `generate_batched`, a few prompts at a time, in order: for more than memory holds.
 
-        Each part has as many prompts as `gen_batch_size`; together they are what `generate_batched` gives.
+        Each part has as many prompts as `gen_batch_size` (32 where that is "auto"); together they are what
+        `generate_batched` gives.
         """
-        size, base, seen = (
-            gen_batch_size or self.config.gen_batch_size,
-            _seed(seed),
-            Counter[tuple[int, ...]](),
-        )
+        size = gen_batch_size or self.config.gen_batch_size
+        check_rows("gen_batch_size", size)
+        base, seen = _seed(seed), Counter[tuple[int, ...]]()
         source, first = iter(prompts), 0
+        size = PROMPTS_A_PART if size == "auto" else size
         while texts := list(islice(source, size)):
             encoded = self._encoded(texts, first, seen)
             yield self._packed(encoded, self._responses(encoded, G, gen_batch_size, base))
@@ -167,7 +179,7 @@ class SequenceProcessor:
         self,
         sequences: BatchedSequences,
         with_grad: bool = False,
-        tf_batch_size: int | None = None,
+        tf_batch_size: int | Literal["auto"] | None = None,
         *,
         through_ddp: bool = True,
     ) -> LogprobResults:
@@ -185,13 +197,16 @@ class SequenceProcessor:
         check(sequences)
         for b, (start, lens) in enumerate(zip(sequences.prompt_lens, sequences.gen_lens, strict=True)):
             self._check_length(f"prompt {b}", start, max(lens, default=0))
-        rows = _at_least_one("tf_batch_size", tf_batch_size, self.config.tf_batch_size)
-        limits = Limits(rows=rows, tokens=self.config.max_batch_tokens)
+        size = self.config.tf_batch_size if tf_batch_size is None else tf_batch_size
+        limits = self._limits("tf_batch_size", size, "gradients" if with_grad else "scores")
+        start = time.perf_counter()
         results = teacher_force(
             *(self._causal, sequences, self.config, limits),
             with_grad=with_grad,
             through_wrapper=with_grad and through_ddp,
         )
+        if self.log is not None:
+            self.log(of_logprobs(results, seconds=time.perf_counter() - start))
         mark_forced(results, sequences, self._was_forced)
         return results
 
@@ -226,21 +241,37 @@ class SequenceProcessor:
         return pack(prompts, responses, tokenizer=self.tokenizer, device=self._causal.device)
 
     def _responses(
-        self, prompts: list[Prompt], G: int, gen_batch_size: int | None, seed: int
+        self, prompts: list[Prompt], G: int, gen_batch_size: int | Literal["auto"] | None, seed: int
     ) -> list[list[list[int]]]:
         self.config.check()
         if G < 0:
             raise ValueError(f"G should be at least 0 (got {G})")
-        rows = _at_least_one("gen_batch_size", gen_batch_size, self.config.gen_batch_size)
+        size = self.config.gen_batch_size if gen_batch_size is None else gen_batch_size
         generation = Generation(
             *(self._causal, replace(self.config)),
             stop=StopAfterAnswer(self.tokenizer, self.config.stop_strings),
             end_tokens=self._end_tokens(),
             seed=seed,
-            limits=Limits(rows=rows, tokens=self.config.max_batch_tokens),
+            limits=self._limits("gen_batch_size", size, "generation"),
         )
+        start = time.perf_counter()
         with self._causal.evaluating():
-            return generation.respond(prompts, G)
+            responses = generation.respond(prompts, G)
+        if self.log is not None:
+            seconds, ends = time.perf_counter() - start, self._end_tokens()
+            room = self.config.max_new_tokens
+            self.log(of_generation(responses, end_tokens=ends, room=room, seconds=seconds))
+        return responses
+
+    def _limits(self, name: str, size: int | Literal["auto"], use: Use) -> Limits:
+        check_rows(name, size)
+        tokens = self.config.max_batch_tokens
+        if size != "auto":
+            return Limits(rows=size, tokens=tokens)
+        shape, free = self._causal.shape, free_bytes(self._causal.device)
+        if shape is None or free is None:
+            raise ValueError(f"{name}='auto': there is no telling what fits; give a number of rows")
+        return limits_that_fit(shape, use, free)
 
     def _packed(self, prompts: list[Prompt], responses: list[list[list[int]]]) -> BatchedSequences:
         return self.pack([prompt.ids for prompt in prompts], responses)
@@ -278,10 +309,3 @@ class SequenceProcessor:
 
 def _seed(seed: int | None) -> int:
     return int(torch.randint(2**62, ())) if seed is None else seed
-
-
-def _at_least_one(name: str, given: int | None, configured: int) -> int:
-    value = configured if given is None else given
-    if value < 1:
-        raise ValueError(f"{name} should be at least 1 (got {value})")
-    return value

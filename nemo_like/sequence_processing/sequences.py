@@ -47,10 +47,11 @@ class GenerationConfig:
     """Tokens a response may have, its end token included."""
     do_sample: bool = True
     """False takes the likeliest token each time."""
-    gen_batch_size: int = 32
-    """Rows generated at once; halved where memory ends."""
-    tf_batch_size: int = 64
-    """Rows scored at once; halved where memory ends."""
+    gen_batch_size: int | Literal["auto"] = 32
+    """Rows generated at once; "auto" is as many as free memory seems to have room for. Halved where memory
+    ends."""
+    tf_batch_size: int | Literal["auto"] = 64
+    """Rows scored at once, likewise."""
     max_batch_tokens: int = 131_072
     """Rows times the longest of them, that a batch of either kind stays under; a single row may be longer."""
     stop_strings: tuple[str, ...] = ("</answer>",)
@@ -78,9 +79,10 @@ class GenerationConfig:
             raise ValueError(f"top_p should be above 0 and at most 1 (got {self.top_p})")
         if self.max_new_tokens < 0:
             raise ValueError(f"max_new_tokens should be at least 0 (got {self.max_new_tokens})")
-        for name in ("gen_batch_size", "tf_batch_size", "max_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 1 (got {getattr(self, name)})")
+        for name in ("gen_batch_size", "tf_batch_size"):
+            check_rows(name, getattr(self, name))
+        if self.max_batch_tokens < 1:
+            raise ValueError(f"max_batch_tokens should be at least 1 (got {self.max_batch_tokens})")
         if isinstance(self.stop_strings, str) or not all(self.stop_strings):
             raise ValueError(f"stop_strings should be texts, none empty (got {self.stop_strings!r})")
         self._check_logprobs()
@@ -125,6 +127,12 @@ class LogprobResults:
     sampling_logprobs: list[list[torch.Tensor]] | None = None
     """[B][G] of [T], without a graph, if the configuration asks: by the distribution sampled from. -inf is a
     token that could not have been drawn, 0 an end token that followed a stop string and was not drawn."""
+
+
+def check_rows(name: str, value: int | str) -> None:
+    """Raises `ValueError` where a batch size is neither a number of rows nor "auto"."""
+    if value != "auto" and (isinstance(value, str) or value < 1):
+        raise ValueError(f"{name} should be at least 1, or 'auto' (got {value!r})")
 
 
 def pack(

@@ -1,4 +1,5 @@
-"""What tests run in processes of their own: `ranks.py ddp` in two of torchrun, `memory` under a limit."""
+"""What tests run in processes of their own: `ranks.py ddp` in two of torchrun, `memory` under a limit, and
+`generation`, `scores`, `gradients` to see what memory they take."""
 
 from __future__ import annotations
 
@@ -7,15 +8,18 @@ import logging
 import os
 import resource
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from nemo_like.sequence_processing import GenerationConfig, SequenceProcessor
+from nemo_like.sequence_processing.memory import Shape, Use
 from tests.sequence_processing import tiny
 
 
@@ -92,6 +96,39 @@ def memory() -> None:
     print("same")
 
 
+def taken(use: Use) -> None:
+    """Prints the bytes that a batch takes at its peak, and what was estimated."""
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        config = LlamaConfig(
+            vocab_size=340,
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=8,
+            num_attention_heads=4,
+            eos_token_id=None,
+        )
+        model = LlamaForCausalLM(config).eval()
+    room = 16 if use == "generation" else 0
+    processor = SequenceProcessor(model, tiny.tokenizer(), GenerationConfig(max_new_tokens=room))
+    texts, length = ["7" * 240] * 16, 256
+    small = processor.pack([[5] * 8], [[[6]]])
+    processor.teacher_force_logprobs(small, with_grad=True)
+    rows = processor.pack([[5] * (length - 8)] * 16, [[[6] * 8]] * 16)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if use == "generation":
+        processor.generate_batched(texts, G=4, gen_batch_size=64)
+        tokens = 64 * (length + room)
+    else:
+        processor.teacher_force_logprobs(rows, with_grad=use == "gradients")
+        tokens = 16 * length
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    shape = Shape.of(config, 340, 4)
+    assert shape is not None
+    print((peak - before) * 1024, shape.bytes_a_token(use) * tokens)
+
+
 if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    {"ddp": ddp, "memory": memory}[sys.argv[1]]()
+    uses = {use: partial(taken, use) for use in get_args(Use)}
+    ({"ddp": ddp, "memory": memory} | uses)[sys.argv[1]]()
