@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-engines check format bench soak clean
+.PHONY: demo test test-fast test-engines check format bench soak examples clean
 
 demo: .venv/.ready
 	$(BIN)/ng_collect_rollouts "+config_paths=[configs/quickstart.yaml]" \
@@ -53,3 +53,6 @@ bench: .venv/.tests
 
 soak: .venv/.tests
 	$(BIN)/python -m tests.faults.soak
+
+examples: .venv/.tests
+	$(BIN)/python examples/grpo_arithmetic.py --seeds 0 1 2
