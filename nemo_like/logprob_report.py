@@ -16,6 +16,8 @@ from nemo_like.types import Json
 Array = np.ndarray[Any, np.dtype[np.float64]]
 OFF = 0.1
 """A token counts as off where the two probabilities differ by more than this share of the engine's."""
+FARTHEST = 20.0
+"""Engines write -9999 for what has no probability; e to the 9999th would hide all else."""
 
 
 @dataclass(slots=True)
@@ -85,7 +87,8 @@ class Divergence:
     """KL(p ‖ q), estimated from the log-probabilities of tokens that p drew.
 
     k1 = log p - log q: unbiased, and may be negative. k3 = q/p - 1 - log(q/p): unbiased, never negative, less
-    noisy (Schulman 2020, http://joschu.net/blog/kl-approx.html).
+    noisy (Schulman 2020, http://joschu.net/blog/kl-approx.html). As in verl, log(q/p) counts as 20 at most in
+    the exponent.
     """
 
     k1: Moments = field(default_factory=Moments)
@@ -93,7 +96,7 @@ class Divergence:
 
     def add(self, p: Array, q: Array) -> tuple[Array, Array]:
         """Take in some tokens; their (k1, k3)."""
-        k1, k3 = p - q, np.expm1(q - p) - (q - p)
+        k1, k3 = p - q, np.expm1(np.minimum(q - p, FARTHEST)) - (q - p)
         self.k1.add(k1)
         self.k3.add(k3)
         return k1, k3
@@ -122,7 +125,8 @@ class Mismatch:
         self.logs.add(policy - engine)
         self.absolute.add(np.abs(policy - engine))
         self.divergence.add(engine, policy)
-        self.off += int((np.abs(np.expm1(policy - engine)) > OFF).sum())
+        ratio = np.expm1(np.minimum(policy - engine, FARTHEST))
+        self.off += int((np.abs(ratio) > OFF).sum())
 
     def report(self) -> Json:
         """The figures by name; null where there is nothing to take them of."""

@@ -145,6 +145,8 @@ def score_logprobs(
     beside = output.with_name(f"{output.stem}_summary.json")
     if not source.is_file():
         raise UsageError(f"there is no {source}")
+    if output.absolute() == source.absolute():
+        raise UsageError(f"{output} is the input; choose another output_jsonl_fpath")
     if output.exists() and not config.overwrite:
         raise UsageError(f"{output} exists; choose another output_jsonl_fpath, or pass overwrite=true")
     output.parent.mkdir(parents=True, exist_ok=True)

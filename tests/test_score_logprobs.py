@@ -294,6 +294,8 @@ class TestWhatIsNotThere:
         ):
             scored(tmp_path, drawn)
         assert scored(tmp_path, drawn, overwrite=True)[0]["rollouts"] == 8
+        with pytest.raises(UsageError, match="is the input; choose another"):
+            scored(tmp_path, drawn, overwrite=True, output_jsonl_fpath=tmp_path / "rollouts.jsonl")
 
     def test_a_model_that_is_not_there(self, tmp_path: Path):
         with pytest.raises(
@@ -338,6 +340,14 @@ class TestSums:
         divergence.add(p, p[::-1])
         assert divergence.k3.mean >= 0
         assert divergence.k1.mean == pytest.approx(0, abs=1e-9)
+
+    def test_a_token_that_the_engine_calls_impossible_hides_nothing(self):
+        mismatch = Mismatch()
+        mismatch.add(np.array([-9999.0, -1.0]), np.array([-1.0, -1.0]))
+        report = mismatch.report()
+        assert report["share_off_10_percent"] == 0.5
+        assert report["logprob_diff_abs_max"] == 9998
+        assert np.isfinite(report["kl_k3"])
 
     def test_nothing_has_no_figures(self):
         assert set(Mismatch().report().values()) == {0, None}
