@@ -23,6 +23,7 @@ import orjson
 
 from nemo_like.asgi import ASGIApp, call_app, open_app
 from nemo_like.errors import Kind, PartError, from_wire, kind_of
+from nemo_like.rate import Rate
 from nemo_like.types import Json
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ KEEPALIVE_S = 30.0
 us."""
 ANSWER_LIMIT_BYTES = 256 * 2**20
 REFUSED_RETRIES = 5
+THROTTLED_STATUS = frozenset({429, 503, 529})
+"""How a provider says that it is asked too much."""
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.5, 30.0
 RETRY_AFTER_CAP_S = 120.0
@@ -76,6 +79,8 @@ class Client:
         self._peers = peers
         self._local: Mapping[str, ASGIApp] = {} if local is None else local
         self._session: aiohttp.ClientSession | None = None
+        self.throttled = 0
+        """How often a provider has said to this process that it is asked too much."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -89,6 +94,10 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
+
+    def workers_of(self, server: str) -> int:
+        """How many worker processes hold a server."""
+        return max(1, len(self._peers.get(server, ())))
 
     async def call(self, server: str, path: str, body: Json | bytes, *, timeout_s: float) -> bytes:
         """What `server` answers, as JSON text.
@@ -164,6 +173,21 @@ class Client:
                 raise PartError("unreachable", _words(error), where=server) from error
         raise AssertionError("unreachable code")
 
+    async def post_once(self, url: str, body: Json, *, timeout_s: float) -> Json:
+        """The JSON object that an address of a server answers, whoever owns the rollout; no retry.
+
+        Raises:
+            PartError: what went wrong.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                status, answer = await self.send(url, orjson.dumps(body), {})
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise PartError("unreachable", _words(error), where=url) from error
+        if status >= 400:
+            raise from_wire(status, answer, where=url)
+        return as_object(answer, where=url)
+
     async def send(self, url: str, data: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         """One POST, no retry, no mapping of errors."""
         status, _, answer = await self.exchange(url, data, headers)
@@ -175,12 +199,23 @@ class Client:
         Raises:
             PartError: it is not there, or not JSON.
         """
+        try:
+            return orjson.loads(await self.fetch(url, timeout_s=timeout_s))
+        except orjson.JSONDecodeError as error:
+            raise PartError("unreachable", _words(error), where=url) from error
+
+    async def fetch(self, url: str, *, timeout_s: float) -> bytes:
+        """What a GET of a URL is answered with, whatever its status.
+
+        Raises:
+            PartError: it is not there.
+        """
         if self._session is None:
             raise RuntimeError("a Client is used inside `async with`")
         try:
             async with asyncio.timeout(timeout_s), self._session.get(url) as response:
-                return orjson.loads(await response.read())
-        except (aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
+                return await response.read()
+        except (aiohttp.ClientError, OSError) as error:
             raise PartError("unreachable", _words(error), where=url) from error
 
     async def status(self, url: str, *, timeout_s: float) -> int:
@@ -220,7 +255,7 @@ class Provider:
     """Someone else's model endpoint, retried here and nowhere else.
 
     `timeout_s` bounds each try, `max_retries` how many follow the first; waits have full jitter and honour
-    `Retry-After`.
+    `Retry-After`. Each try waits for its turn under `rate`.
     """
 
     client: Client
@@ -229,6 +264,7 @@ class Provider:
     name: str = ""
     timeout_s: float = 600.0
     max_retries: int = 4
+    rate: Rate | None = None
 
     async def post(self, path: str, body: Json) -> Json:
         """The JSON object that the provider answers to `body` at `path` (such as "/chat/completions").
@@ -237,7 +273,7 @@ class Provider:
             PartError: in the provider's own words, with its status.
         """
         data = orjson.dumps(body)
-        return await self._retried(lambda: self._try(path, data))
+        return await self._retried(lambda: self._try(path, data), body, len(data))
 
     @asynccontextmanager
     async def stream(self, path: str, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | Json]:
@@ -250,12 +286,16 @@ class Provider:
         """
         data = orjson.dumps(body)
         async with AsyncExitStack() as stack:
-            yield await self._retried(lambda: self._open(stack, path, data))
+            yield await self._retried(lambda: self._open(stack, path, data), body, len(data))
 
-    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, attempt: Callable[[], Awaitable[T]], body: Json, size: int) -> T:
         for number in range(self.max_retries + 1):
+            turn = None if self.rate is None else await self.rate.turn(body, size)
             try:
-                return await attempt()
+                answer = await attempt()
+                if turn is not None and isinstance(answer, dict):
+                    turn.done(cast(Json, answer))
+                return answer
             except _TryAgain as again:
                 if number == self.max_retries:
                     raise again.error from again.error.__cause__
@@ -288,6 +328,7 @@ class Provider:
 
     def _read(self, status: int, headers: Mapping[str, str], answer: bytes) -> Json:
         """The JSON object of a whole answer."""
+        self.client.throttled += status in THROTTLED_STATUS
         if status >= 400:
             failure = self._refusal(status, answer, self._where)
             if status in RETRIED_STATUS and failure.kind != "context_overflow":

@@ -38,6 +38,7 @@ from nemo_like.client import ROLLOUT_HEADER, Client, rollout_id
 from nemo_like.errors import Kind, PartError, blame, did_you_mean
 from nemo_like.identity import code_of, verifier_id
 from nemo_like.message_events import MessageWriter
+from nemo_like.rate import QUEUED_FIELD, queue_told
 from nemo_like.response_events import events_of, numbered, whole
 from nemo_like.rewards import Reward
 from nemo_like.rewards.forms import as_verdict
@@ -310,12 +311,15 @@ class ModelServer(Server[ModelConfigT]):
                     yield encoded(told)
 
     def endpoints(self) -> dict[str, Endpoint]:
-        """The endpoints of every model server."""
+        """The endpoints of every model server, and how busy it is."""
+        responses = _streamed(self.responses, self.stream_responses, fail_responses)
+        completions = _streamed(self.chat_completions, self.stream_chat_completions, fail_chat)
         return {
-            "/v1/responses": _streamed(self.responses, self.stream_responses, fail_responses),
-            "/v1/chat/completions": _streamed(self.chat_completions, self.stream_chat_completions, fail_chat),
+            "/v1/responses": queue_told(responses),
+            "/v1/chat/completions": queue_told(completions),
             "/v1/messages": _streamed(self.messages, self.stream_messages, fail_messages),
             "/v1/messages/count_tokens": self._count_tokens,
+            "/load": self.load,
         }
 
     def error_body(self, path: str, error: PartError) -> bytes:
@@ -324,6 +328,14 @@ class ModelServer(Server[ModelConfigT]):
 
     async def _count_tokens(self, body: Json) -> Json:
         return {"input_tokens": await self.count_tokens(messages.to_params(body))}
+
+    async def queued(self) -> int | None:
+        """Requests that wait in the engine's own queue; None where it does not say."""
+        return None
+
+    async def load(self, _: Json) -> Json:
+        """How often providers have refused this process (429, 503), and the engine's own queue."""
+        return {"throttled": self.client.throttled, "queued": await self.queued()}
 
 
 class ResourcesServer(Server[ResourcesConfigT]):
@@ -377,6 +389,15 @@ class ResourcesServer(Server[ResourcesConfigT]):
     def seed(self, task: Any) -> Any:
         """The state of a new session (any object), or nothing."""
 
+    def aggregate_metrics(self, totals: Json, rollouts: list[Json], *, last: bool) -> Any:
+        """Metrics over all rollouts, for environments that override it.
+
+        It is called with a page of rollouts after the other (`task_key`, `rollout_index`, `success` and every
+        number by its path; a task's are on one page) and with what it answered for the page before, at first
+        `{}`. What it answers for the `last` are the metrics.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no aggregate_metrics")
+
     def verify(self, task: Any, response: Response, *state: Any, **_: Any) -> Any:
         """The verdict: a reward, or an object with `reward` and whatever else belongs into the record."""
         raise NotImplementedError(f"{type(self).__name__} has no verify(self, task, response)")
@@ -389,8 +410,19 @@ class ResourcesServer(Server[ResourcesConfigT]):
     def endpoints(self) -> dict[str, Endpoint]:
         """Seeding, the verifier, what it is, and one endpoint a tool."""
         tools = {f"/{tool.name}": self._tool_endpoint(tool) for tool in tools_of(type(self))}
-        own = {"/seed_session": self.seed_session, "/verify": self.verify_rollout}
-        return own | {"/reverify_mode": self.reverify_mode} | tools
+        own: dict[str, Endpoint] = {
+            "/seed_session": self.seed_session,
+            "/verify": self.verify_rollout,
+            "/reverify_mode": self.reverify_mode,
+        }
+        if type(self).aggregate_metrics is not ResourcesServer.aggregate_metrics:
+            own["/aggregate_metrics"] = self._aggregate_page
+        return own | tools
+
+    async def _aggregate_page(self, body: Json) -> Any:
+        totals: Json = body.get("totals") or {}
+        rollouts: list[Json] = body.get("rollouts") or []
+        return await _call(self.aggregate_metrics, totals, rollouts, last=body.get("last") is True)
 
     async def seed_session(self, row: Json) -> Json:
         """Open the session of a rollout with the task's row."""
@@ -469,7 +501,10 @@ class Calls:
         start = time.perf_counter()
         try:
             server, timeout_s = self.config.model_server.name, self.config.model_timeout_s
-            return await self.client.post(server, "/v1/responses", params, timeout_s=timeout_s)
+            response = await self.client.post(server, "/v1/responses", params, timeout_s=timeout_s)
+            # A turn that had to be waited for is no time of the model's: it counts as queueing.
+            self.model_s -= response.pop(QUEUED_FIELD, 0.0)
+            return response
         finally:
             self.model_s += time.perf_counter() - start
 

@@ -14,8 +14,10 @@ ORDER = [
     *("errors", "types", "registry", "settings", "config", "datasets"),
     *(
         "asgi",
+        "rate",
         "client",
         "replicas",
+        "engine_queue",
         "pool",
         "rewards",
         "shapes",

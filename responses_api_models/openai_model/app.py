@@ -14,7 +14,9 @@ from nemo_like import chat
 from nemo_like.chunk_reader import read_chunks
 from nemo_like.chunks import ChunkWriter, chunks_of
 from nemo_like.client import Client, Provider, base_url_of
+from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
+from nemo_like.rate import Rate, RateConfig
 from nemo_like.response_events import events_of, numbered, whole
 from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.sse import DONE, decoded, encoded
@@ -29,7 +31,7 @@ NO_ENDPOINT_WORDS = re.compile(r"responses api|/responses\b", re.I)
 """How servers that answer 400 instead say that they have no Responses API."""
 
 
-class OpenAIConfig(ModelConfig):
+class OpenAIConfig(ModelConfig, RateConfig):
     """Settings of an OpenAI-compatible endpoint."""
 
     openai_base_url: str
@@ -69,7 +71,9 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
             api_key=config.openai_api_key.get_secret_value(),
             timeout_s=config.timeout_s,
             max_retries=config.max_retries,
+            rate=Rate.of(config, workers=client.workers_of(name)),
         )
+        self._queue = EngineQueue(client, config.openai_base_url)
         bound = config.max_concurrent_requests
         self._slot: AbstractAsyncContextManager[None] = asyncio.Semaphore(bound) if bound else nullcontext()
         self._api = config.api
@@ -205,6 +209,10 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
             with blame(self._provider.base_url, "bad_response"):
                 async with self._provider.stream(path, body) as answer:
                     yield answer
+
+    async def queued(self) -> int | None:
+        """Requests that wait in the engine behind the endpoint, where it is one that says so."""
+        return await self._queue.length()
 
     async def _by_chat_instead(self, params: Json, error: PartError) -> Json:
         """Chat Completions after `error` from `/responses`; remembered if that works."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,7 @@ class Endpoint:
         self._replies = {RESPONSES: responses or [NO_SUCH_PATH], CHAT: chat or [NO_SUCH_PATH]}
         self.asked: list[tuple[str, Json]] = []
         self.keys: set[str | None] = set()
+        self.metrics, self.metrics_asked = "", 0
         self.in_flight = self.most_in_flight = 0
         self.together = asyncio.Barrier(1)
         """Replies leave in groups of this size."""
@@ -66,6 +68,7 @@ class Endpoint:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post("/{path:.*}", self._reply)
+        app.router.add_get("/metrics", self._tell)
         self._closing = asyncio.Event()
         self._runner = web.AppRunner(app, handle_signals=False)
         await self._runner.setup()
@@ -76,6 +79,10 @@ class Endpoint:
     async def __aexit__(self, *_: object) -> None:
         self._closing.set()
         await self._runner.cleanup()
+
+    async def _tell(self, _: web.Request) -> web.Response:
+        self.metrics_asked += 1
+        return web.Response(text=self.metrics, status=200 if self.metrics else 404)
 
     async def _reply(self, request: web.Request) -> web.Response:
         self.asked.append((request.path, await request.json()))
@@ -397,3 +404,34 @@ def test_the_openai_sdk_sees_a_refused_key_as_one() -> None:
 
     refusal = (401, {"error": {"message": f"no such key {KEY}"}})
     assert "no such key ***" in served(Endpoint(responses=[refusal]), use)
+
+
+def test_a_rate_holds_requests_back_and_the_answer_says_for_how_long() -> None:
+    """One a second: the first goes at once, the second a second after it."""
+    start = time.monotonic()
+    answers = ask_all(Endpoint(responses=[response()]), [(QUESTION, RESPONSES)] * 2, requests_per_minute=60)
+    took_s = time.monotonic() - start
+    first_s, second_s = (answer.get("_ng_queued_s", 0.0) for _, answer in answers)
+    assert took_s >= 1 and first_s == 0
+    assert second_s <= 1 and (second_s > 0 or took_s > 1.5)
+
+
+def test_a_rate_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tokens_per_minute: should be greater than 0"):
+        ask(Endpoint(responses=[response()]), tokens_per_minute=0)
+
+
+def test_how_often_the_provider_refused_and_the_queue_of_its_engine_are_told() -> None:
+    endpoint = Endpoint(responses=[OVERLOADED, OVERLOADED, response()])
+    endpoint.metrics = 'vllm:num_requests_waiting{model_name="m"} 5.0'
+    before, answered, after = ask_all(endpoint, [({}, "/load"), (QUESTION, RESPONSES), ({}, "/load")])
+    assert before == (200, {"throttled": 0, "queued": 5})
+    assert answered[0] == 200
+    assert after == (200, {"throttled": 2, "queued": 5})
+
+
+def test_an_engine_that_tells_no_queue_is_asked_once() -> None:
+    endpoint = Endpoint(responses=[response()])
+    loads = ask_all(endpoint, [({}, "/load")] * 3)
+    assert loads == [(200, {"throttled": 0, "queued": None})] * 3
+    assert endpoint.metrics_asked == 1
