@@ -100,13 +100,25 @@ def collect_rollouts() -> int:
     from nemo_like.config import StackConfig, find, load
     from nemo_like.fingerprint import agents_of
     from nemo_like.progress import ProgressBar, oldest_on_demand
+    from nemo_like.prompt_config import read_prompt_config
+    from nemo_like.recipe import Recipe
     from nemo_like.settings import redacted
+    from nemo_like.skills import read_skills
     from nemo_like.stack import servers_of
+    from nemo_like.watch import model_load
 
     async def main(arguments: Sequence[str]) -> int:
         config = load(arguments, CollectConfig)
         wanted: CollectConfig = config.settings(CollectConfig)
         input_file = find(wanted.input_jsonl_fpath, config.roots)
+        prompt, skills = wanted.prompt_config, wanted.skills.path
+        recipe = Recipe(
+            prompt=read_prompt_config(find(prompt, config.roots)) if prompt else None,
+            skills=read_skills(find(skills, config.roots)) if skills else None,
+            skills_in_prompt=wanted.skills.in_prompt,
+            params=wanted.responses_create_params,
+            add_seed=wanted.num_repeats_add_seed,
+        )
         async with AsyncExitStack() as stack:
             servers, client = await stack.enter_async_context(servers_of(config))
             bar = stack.enter_context(ProgressBar())
@@ -117,6 +129,8 @@ def collect_rollouts() -> int:
                 client,
                 input_file=input_file,
                 run=redacted(config.values),
+                recipe=recipe,
+                load=lambda: model_load(servers, client),
                 on_progress=bar.show,
             )
         return _report(collected, wanted.output_jsonl_fpath)
@@ -258,6 +272,12 @@ def _report(collected: Collected, output: Path) -> int:
         )
     counts, files = collected.counts, Files(output)
     print(f"\n{counts.done} of {counts.total} rollouts are in {output}")
+    if counts.skipped:
+        print(f"{counts.skipped} rows of the input are no tasks and were skipped: {files.skipped} says why")
+    if (window := collected.window) is not None:
+        cuts = f", cut {window.cuts} times" if window.cuts else ""
+        refusals = f", {window.throttled} answers of 429 or 503" if window.throttled else ""
+        print(f"in flight: settled at {window.size}, {window.highest} at most{cuts}{refusals}")
     if counts.foreign:
         print(f"{counts.foreign} more there are of tasks not in this input; they are in no metric")
     if counts.owed:

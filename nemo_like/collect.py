@@ -8,29 +8,36 @@ stops early.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field, field_validator
 
 from nemo_like import metrics
-from nemo_like.client import Client, rollout_id
+from nemo_like.client import THROTTLED_STATUS, Client, rollout_id
+from nemo_like.environment_metrics import environment_metrics
 from nemo_like.errors import PartError, StoreError, UsageError, did_you_mean
 from nemo_like.fingerprint import Agent, settle
-from nemo_like.plan import Counts, Failed, Job, Plan
+from nemo_like.plan import DEFAULT_REPEATS, Counts, Failed, Job, Plan
+from nemo_like.recipe import Recipe
 from nemo_like.record import as_failure, as_rollout
 from nemo_like.settings import Settings
+from nemo_like.skills import SkillsConfig
 from nemo_like.store import Files, RolloutStore, write_whole
 from nemo_like.streak import Streak
-from nemo_like.types import Json, Scored, merged
+from nemo_like.types import Json, Scored
+from nemo_like.window import LARGEST, Load, Window, heeding
 from nemo_like.workers import for_each, prepare_for_many
 
-DEFAULT_CONCURRENCY = 64
+log = logging.getLogger(__name__)
+
 SPARE_FILES = 100
+Repeats = Annotated[int, Field(ge=1)]
 
 
 class CollectConfig(Settings):
@@ -44,12 +51,22 @@ class CollectConfig(Settings):
     """The agent of the rows that name none in `agent_ref`; not needed where the run has one agent."""
     limit: int | None = Field(None, ge=1)
     """How many tasks, from the top; null is all."""
-    num_repeats: int = Field(1, ge=1)
-    """Rollouts a task; null is 1."""
+    num_repeats: Repeats | dict[str, Repeats] = 1
+    """Rollouts a task; null is 1. By agent: {agent: n, _default: n}."""
+    num_repeats_add_seed: bool = False
+    """Whether each repeat is asked for with a seed of its own: `responses_create_params.seed` (or 0) + its
+    number."""
     num_samples_in_parallel: int | None = Field(None, ge=1)
-    """Rollouts in flight at once; null is 64."""
+    """Rollouts in flight at once; null adapts to what the model endpoint bears."""
     responses_create_params: Json = Field(default_factory=dict)
     """Merged deeply over every row's: temperature, top_p, max_output_tokens, …"""
+    prompt_config: Path | None = None
+    """YAML with `user` and, if wanted, `system`: templates over a row's fields, for rows without an input."""
+    skills: SkillsConfig = Field(default_factory=SkillsConfig)
+    """Skills that the agents may use: `skills.path`, `skills.in_prompt`."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What to do about a row that is no task: say so before anything is sent, or go on without it and list it
+    in `…_skipped.jsonl`."""
     max_attempts: int = Field(3, ge=1)
     """How often a rollout that fails is tried, attempts of earlier runs included."""
     rollout_timeout_s: float = Field(3600.0, gt=0)
@@ -58,11 +75,31 @@ class CollectConfig(Settings):
     """Whether to delete what the output file holds, instead of resuming it."""
     resume_from_cache: bool = True
     """Resuming is the default; false is refused where there is something to resume."""
+    disable_aggregation: bool = False
+    """Whether to leave out what environments compute over all rollouts (`aggregate_metrics`)."""
+    upload_rollouts: bool = False
+    """Known from NeMo Gym; nothing is uploaded here."""
+    rollout_collection_driver: str | None = None
+    """Known from NeMo Gym; a loop of one's own is an agent here."""
 
     @field_validator("num_repeats", mode="before")
     @classmethod
     def _null_is_one(cls, value: Any) -> Any:
         return 1 if value is None else value
+
+    @field_validator("upload_rollouts")
+    @classmethod
+    def _stays_here(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("nothing is uploaded here; the output file is whole, upload it as you like")
+        return value
+
+    @field_validator("rollout_collection_driver")
+    @classmethod
+    def _is_an_agent(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("there are no drivers here; write an agent (agents/README.md), it has the loop")
+        return value
 
 
 @dataclass(slots=True)
@@ -78,6 +115,8 @@ class Progress:
     """Attempts that failed in this run."""
     in_flight: dict[str, float] = field(default_factory=dict[str, float])
     """Rollout id → when it began, monotonic seconds."""
+    window: Window | None = None
+    """How many may be in flight, where that adapts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +128,13 @@ class Collected:
     """The aggregate metrics, one entry an agent."""
     failed: list[Failed]
     """Failed attempts by kind, with an example's words."""
+    window: Window | None
+    """How many were in flight, where that adapted."""
+
+
+async def nothing_heard() -> Load:
+    """Of model servers that say nothing."""
+    return Load()
 
 
 async def collect(
@@ -98,11 +144,14 @@ async def collect(
     *,
     input_file: Path,
     run: Json,
+    recipe: Recipe,
+    load: Callable[[], Awaitable[Load]] = nothing_heard,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Collected:
     """Do what is owed, whatever the output file already holds.
 
-    `run` is the redacted configuration, kept beside the output.
+    `run` is the redacted configuration, kept beside the output; `recipe` what is made of a row before it is
+    sent; `load` asks the model servers how they are doing, where the number in flight adapts to that.
 
     Raises:
         UsageError: the input or the parameters are wrong; nothing was sent.
@@ -110,8 +159,8 @@ async def collect(
         StackError: everything fails in the same way.
     """
     files = Files(config.output_jsonl_fpath)
-    concurrency = config.num_samples_in_parallel or DEFAULT_CONCURRENCY
-    _check_files(config, input_file, concurrency)
+    window = _check_files(config, input_file)
+    _check_repeats(config, agents)
     loop = asyncio.get_running_loop()
     # Filled below: the store begins to write, and so to call back, only after that.
     progress: Progress
@@ -129,9 +178,11 @@ async def collect(
         Plan(
             input_file,
             agent_of=lambda row: _agent_of(row, config.agent_name, agents),
+            complete=recipe.complete,
             limit=config.limit,
             num_repeats=config.num_repeats,
             max_attempts=config.max_attempts,
+            skip_bad_rows=config.on_bad_row == "skip",
         ) as plan,
         RolloutStore(config.output_jsonl_fpath, on_durable) as store,
     ):
@@ -139,17 +190,26 @@ async def collect(
             store.clear()
         plan.attach(files.index)
         mine = [agents[name] for name in plan.agents()]
-        settle(files, mine, config.responses_create_params, run)
-        progress = Progress(plan.counts(), metrics.Running(**plan.sums()))
+        settle(files, mine, recipe.identity, run)
+        _write_skipped(files.skipped, plan)
+        progress = Progress(plan.counts(), metrics.Running(**plan.sums()), window=window)
         on_progress(progress)
+        aggregated: dict[str, Json | None] = {}
         try:
-            await _Collector(config, agents, client, plan, progress).run(store, concurrency)
+            async with heeding(window, load, lambda: len(progress.in_flight)):
+                await _Collector(config, recipe, agents, client, plan, progress).run(store)
+            if not config.disable_aggregation:
+                aggregated = {agent.name: await _aggregated(client, plan, agent) for agent in mine}
         finally:
             store.flush()
-            summaries = [_summary(plan, agent) for agent in mine]
+            concurrency = window and window.summary()
+            summaries = [
+                _summary(plan, agent, aggregated.get(agent.name)) | {"concurrency": concurrency}
+                for agent in mine
+            ]
             write_whole(files.metrics, orjson.dumps(summaries, option=orjson.OPT_INDENT_2))
         failed = [failed for agent in mine for failed in plan.failures(agent.name)]
-        return Collected(counts=plan.counts(), summaries=summaries, failed=failed)
+        return Collected(counts=plan.counts(), summaries=summaries, failed=failed, window=window)
 
 
 class _Collector:
@@ -158,17 +218,20 @@ class _Collector:
     def __init__(
         self,
         config: CollectConfig,
+        recipe: Recipe,
         agents: Mapping[str, Agent],
         client: Client,
         plan: Plan,
         progress: Progress,
     ) -> None:
-        self.config, self.agents, self.client = config, agents, client
+        self.config, self.recipe, self.agents, self.client = config, recipe, agents, client
         self.plan, self.progress = plan, progress
         self._streak = Streak()
 
-    async def run(self, store: RolloutStore, concurrency: int) -> None:
+    async def run(self, store: RolloutStore) -> None:
         """Every owed rollout once, then what failed, until nothing is owed that could succeed."""
+        window = self.progress.window
+        concurrency = self.config.num_samples_in_parallel or 1 if window is None else lambda: window.size
         for pass_number in range(self.config.max_attempts):
             before = self.progress.failed
             jobs = self.plan.owed(again=pass_number > 0)
@@ -196,22 +259,22 @@ class _Collector:
             row = as_rollout(answer, job, self.agents[job.agent].success_threshold, times)
         except PartError as error:
             self.progress.failed += 1
+            if self.progress.window is not None and error.status in THROTTLED_STATUS:
+                self.progress.window.refused(1, len(self.progress.in_flight), time.monotonic())
             store.append("failures", as_failure(task, job, error, self.config.max_attempts))
             self._streak.failed(error, began=start)
         else:
             self._streak.succeeded()
+            if self.progress.window is not None:
+                self.progress.window.finished(len(self.progress.in_flight), time.monotonic())
             store.append("rollouts", row)
         finally:
             del self.progress.in_flight[rollout]
 
     def _task(self, job: Job) -> Json:
-        row = self.plan.task(job)
-        params, overrides = row["responses_create_params"], self.config.responses_create_params
+        row = self.recipe.task(self.plan.task(job), job.rollout_index)
         agent: Json = row.get("agent_ref") or {}
-        return row | {
-            "responses_create_params": merged(params, overrides),
-            "agent_ref": agent | {"name": job.agent},
-        }
+        return row | {"agent_ref": agent | {"name": job.agent}}
 
 
 def _agent_of(row: Json, agent_name: str | None, agents: Mapping[str, Agent]) -> str:
@@ -224,24 +287,52 @@ def _agent_of(row: Json, agent_name: str | None, agents: Mapping[str, Agent]) ->
     return str(name)
 
 
-def _check_files(config: CollectConfig, input_file: Path, concurrency: int) -> None:
+def _check_repeats(config: CollectConfig, agents: Mapping[str, Agent]) -> None:
+    if isinstance(config.num_repeats, dict):
+        for name in config.num_repeats:
+            if name not in agents and name != DEFAULT_REPEATS:
+                raise UsageError(f"num_repeats: there is no agent '{name}'{did_you_mean(name, [*agents])}")
+
+
+def _check_files(config: CollectConfig, input_file: Path) -> Window | None:
+    """Raises where a file can't be what it is to be, or so many can't be open; the window, if it adapts."""
     output = config.output_jsonl_fpath
     if output.exists() and output.samefile(input_file):
         raise UsageError(f"output_jsonl_fpath is the input: {output}")
     if output.is_dir() or output.suffix != ".jsonl":
         raise UsageError(f"output_jsonl_fpath should name a .jsonl file (got {output})")
-    limit, needed = prepare_for_many(), 2 * concurrency + SPARE_FILES
-    if needed > limit:
-        most = (limit - SPARE_FILES) // 2
-        wants = f"num_samples_in_parallel={concurrency} needs {needed} open files"
+    limit, concurrency = prepare_for_many(), config.num_samples_in_parallel
+    most = (limit - SPARE_FILES) // 2
+    if concurrency is not None and concurrency > most:
+        wants = f"num_samples_in_parallel={concurrency} needs {2 * concurrency + SPARE_FILES} open files"
         raise UsageError(f"{wants}, the limit is {limit} (ulimit -Hn): at most {most} are possible")
     if not config.resume_from_cache and not config.overwrite and output.exists() and output.stat().st_size:
         raise StoreError(
             f"{output} exists; add +overwrite=true to delete it, or drop resume_from_cache=false"
         )
+    return Window(largest=min(LARGEST, most), now=time.monotonic()) if concurrency is None else None
 
 
-def _summary(plan: Plan, agent: Agent) -> Json:
+def _write_skipped(file: Path, plan: Plan) -> None:
+    """List the rows that were no tasks, if there are any; what an earlier run listed is gone."""
+    file.unlink(missing_ok=True)
+    if plan.counts().skipped:
+        with file.open("wb") as lines:
+            lines.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in plan.skipped())
+
+
+async def _aggregated(client: Client, plan: Plan, agent: Agent) -> Json | None:
+    """What an agent's environment says of all its rollouts; a failure there costs no collection."""
+    if not agent.resources_server:
+        return None
+    try:
+        return await environment_metrics(client, agent.resources_server, plan.scored(agent.name))
+    except PartError as error:
+        log.warning("no metrics of the environment %s: %s", agent.resources_server, error)
+        return None
+
+
+def _summary(plan: Plan, agent: Agent, environment_metrics: Json | None) -> Json:
     failures = {failed.kind: failed.attempts for failed in plan.failures(agent.name)}
     summary = metrics.summarize(
         plan.scored(agent.name),
@@ -249,4 +340,4 @@ def _summary(plan: Plan, agent: Agent) -> Json:
         num_failed=plan.num_failed(agent.name),
         success_threshold=agent.success_threshold,
     )
-    return {"agent_ref": {"name": agent.name}} | summary
+    return {"agent_ref": {"name": agent.name}} | summary | {"environment_metrics": environment_metrics}

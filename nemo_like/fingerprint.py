@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -33,6 +33,8 @@ NOT_IDENTITY = frozenset(
         "max_batch_rows",
         "max_batch_tokens",
         "batch_wait_s",
+        "requests_per_minute",
+        "tokens_per_minute",
         "latency_s",
         "threads",
         "parallel",
@@ -43,6 +45,8 @@ NOT_IDENTITY = frozenset(
 
 RESCORED = "first_rollout_hash"
 """The key of what was rescored, in a fingerprint of verdicts."""
+RECIPE_KEYS = frozenset({"responses_create_params", "prompt_config", "skills", "num_repeats_add_seed"})
+"""Parts of a fingerprint that all agents of a run share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +54,8 @@ class Agent:
     """An agent as the collector knows it."""
 
     name: str
+    resources_server: str
+    """Its environment; "" where it has none among the servers of the run."""
     success_threshold: float
     identity: Json
     """The settings of agent, environment and model that decide what its rollouts are."""
@@ -74,7 +80,12 @@ def agents_of(servers: Sequence[ServerInfo]) -> dict[str, Agent]:
             for key, value in {"implementation": info.implementation, **info.settings}.items()
             if is_identity(key)
         }
-        agents[server.name] = Agent(name=server.name, success_threshold=float(threshold), identity=identity)
+        agents[server.name] = Agent(
+            name=server.name,
+            resources_server=parts["resources_server"].name if "resources_server" in parts else "",
+            success_threshold=float(threshold),
+            identity=identity,
+        )
     return agents
 
 
@@ -83,20 +94,18 @@ def is_identity(key: str) -> bool:
     return not (key in NOT_IDENTITY or is_secret(key) or key.endswith(("url", "timeout_s", "ttl_s")))
 
 
-def settle(files: Files, agents: Sequence[Agent], overrides: Json, run: Json) -> None:
+def settle(files: Files, agents: Sequence[Agent], recipe: Json, run: Json) -> None:
     """Keep the fingerprint, and the redacted configuration `run`, beside the rollouts.
+
+    `recipe` is the identity of what the run makes of a row.
 
     Raises:
         StoreError: the file holds rollouts of another fingerprint; the message names what differs.
     """
     now: Json = {f"{agent.name}.{key}": value for agent in agents for key, value in agent.identity.items()}
-    now |= {f"responses_create_params.{key}": value for key, value in overrides.items()}
     # Compared as it is kept, or what holds a secret would differ from itself.
-    now = redacted(now)
-    before = _kept(files)
-    others = {key.split(".")[0] for key in before} - {"responses_create_params"}
-    shared = {agent.name for agent in agents} & others | {"responses_create_params"}
-    _refuse(files, before, now, [key for key in {*before, *now} if key.split(".")[0] in shared])
+    now, before = redacted(now | recipe), _kept(files)
+    _refuse(files, before, now, differences(before, now))
     _keep(files, before | now, run)
 
 
@@ -109,8 +118,20 @@ def settle_rescoring(files: Files, now: Json, run: Json) -> None:
     now, before = redacted(now), _kept(files)
     if files.rollouts.stat().st_size and RESCORED not in before:
         raise StoreError(f"{files.rollouts} was not made by ng_rescore; choose another output_jsonl_fpath")
-    _refuse(files, before, now, before.keys() & now.keys())
+    shared = sorted(before.keys() & now.keys())
+    _refuse(files, before, now, [key for key in shared if before[key] != now[key]])
     _keep(files, before | now, run)
+
+
+def differences(before: Json, now: Json) -> list[str]:
+    """The keys in which two fingerprints disagree; an agent that only one of them has is no disagreement."""
+
+    def agents(fingerprint: Json) -> set[str]:
+        return {key.split(".")[0] for key in fingerprint} - RECIPE_KEYS
+
+    shared = agents(before) & agents(now) | RECIPE_KEYS
+    keys = sorted(key for key in {*before, *now} if key.split(".")[0] in shared)
+    return [key for key in keys if before.get(key) != now.get(key)]
 
 
 def _kept(files: Files) -> Json:
@@ -120,8 +141,7 @@ def _kept(files: Files) -> Json:
     return orjson.loads(files.run.read_bytes()).get("fingerprint", {})
 
 
-def _refuse(files: Files, before: Json, now: Json, keys: Iterable[str]) -> None:
-    differing = [key for key in sorted(keys) if before.get(key) != now.get(key)]
+def _refuse(files: Files, before: Json, now: Json, differing: Sequence[str]) -> None:
     if differing:
         said = ", ".join(f"{key}={before.get(key)}, now {now.get(key)}" for key in differing)
         advice = (

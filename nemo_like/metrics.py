@@ -112,6 +112,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         _listed("latency: ", summary["latency_s"], "{:,.3f} s".format),
         _listed("throughput: ", summary["throughput"], "{:,.2f}".format),
         _listed("failed attempts: ", summary["failures"], "{:,}".format),
+        _listed("environment: ", summary.get("environment_metrics") or {}, _shown),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -252,6 +253,10 @@ def _plus_minus(estimate: Mapping[str, Any]) -> str:
     if estimate["value"] is None:
         return "unknown"
     return f"{estimate['value']:.3f}" + ("" if estimate["se"] is None else f" ± {estimate['se']:.3f}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _count(n: int, noun: str) -> str:

@@ -59,6 +59,8 @@ class ProgressBar:
         shown = {"reward": key["avg_reward"], "success": key["success_rate"], "tools": key["avg_tool_calls"]}
         if progress.failed:
             shown["failed"] = progress.failed
+        if progress.window is not None:
+            shown["parallel"] = progress.window.size
         postfix = {name: f"{value:.3g}" for name, value in shown.items() if value is not None}
         oldest_s = time.monotonic() - min(progress.in_flight.values(), default=time.monotonic())
         if oldest_s > STUCK_S:

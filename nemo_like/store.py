@@ -50,6 +50,11 @@ class Files:
         return self._beside("_failures.jsonl")
 
     @property
+    def skipped(self) -> Path:
+        """The rows of the input that were no tasks: line, reason and text."""
+        return self._beside("_skipped.jsonl")
+
+    @property
     def index(self) -> Path:
         """Where each row lies, and its numbers."""
         return self._beside(".index.sqlite")

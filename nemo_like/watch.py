@@ -1,4 +1,5 @@
-"""Watching a run: which rollouts have been in flight longest, and where each of them is."""
+"""Watching a run: which rollouts have been in flight longest, and where each of them is; how busy its model
+servers are."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from nemo_like.client import Client
 from nemo_like.errors import PartError
 from nemo_like.head import ServerInfo
+from nemo_like.window import Load
 
 ASK_S = 2.0
 
@@ -54,3 +56,26 @@ async def oldest(
         for name, start in first
         for stage_s, stage in [stages.get(name, (0.0, ""))]
     ]
+
+
+async def model_load(servers: Sequence[ServerInfo], client: Client) -> Load:
+    """How the model servers of a run are doing; one that does not answer now says nothing."""
+    throttled: dict[str, int] = {}
+    queued: dict[str, int] = {}
+
+    async def ask(name: str, url: str | None) -> None:
+        try:
+            if url is None:
+                load = await client.post(name, "/load", {}, timeout_s=ASK_S)
+            else:
+                load = await client.post_once(f"{url}/load", {}, timeout_s=ASK_S)
+        except PartError:
+            return
+        # Servers of one worker share its count; the workers of one server ask the same engine.
+        process = name if url is None else url.partition("/~")[0]
+        throttled[process] = int(load.get("throttled") or 0)
+        queued[name] = max(queued.get(name, 0), int(load.get("queued") or 0))
+
+    models = [server for server in servers if server.kind == "responses_api_models"]
+    await asyncio.gather(*(ask(server.name, url) for server in models for url in server.workers or [None]))
+    return Load(sum(throttled.values()), sum(queued.values()))

@@ -11,23 +11,39 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def for_each(jobs: Iterable[T], work: Callable[[T], Awaitable[None]], concurrency: int) -> None:
+async def for_each(
+    jobs: Iterable[T], work: Callable[[T], Awaitable[None]], concurrency: int | Callable[[], int]
+) -> None:
     """Do every job, `concurrency` at a time; `jobs` is read as workers become free, so it may be endless
-    work.
+    work. A concurrency that changes is asked for when a job is done.
 
     Raises:
         Exception: what the first job that failed raised; the others are cancelled.
     """
     source = iter(jobs)
+    wanted = concurrency if callable(concurrency) else lambda: concurrency
+    workers, exhausted = 0, False
 
     async def worker() -> None:
+        nonlocal workers, exhausted
         for job in source:
             await work(job)
+            if workers > wanted():
+                break
+            hire()
+        else:
+            exhausted = True
+        workers -= 1
+
+    def hire() -> None:
+        nonlocal workers
+        while workers < wanted() and not exhausted:
+            workers += 1
+            group.create_task(worker())
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(worker())
+            hire()
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
