@@ -99,6 +99,10 @@ class Index:
             self._cover(source, 0)
         return end - covered
 
+    def agents(self) -> list[str]:
+        """Who made the rollouts."""
+        return [name for (name,) in self._db.execute("SELECT DISTINCT agent FROM rollouts ORDER BY agent")]
+
     def add(self, source: Path, table: str, rows: Sequence[tuple[Json, int, int]]) -> list[Scored]:
         """Index rows that stand in `source`: (row, offset, length) each; rollouts as the metrics see them."""
         scored = [scored_of(row) for row, _, _ in rows] if table == "rollouts" else []

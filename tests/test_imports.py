@@ -42,15 +42,15 @@ ORDER = [
         "stack",
     ),
     *("index", "store", "plan", "estimates", "columns", "metrics", "query"),
-    *("prompt_config", "skills", "recipe", "record", "fingerprint"),
-    *("environment_metrics", "window", "streak", "collect", "watch", "progress"),
+    *("prompt_config", "skills", "recipe", "record", "fingerprint", "shards", "merge"),
+    *("reward_profile", "environment_metrics", "window", "streak", "collect", "watch", "progress"),
     *("prompts", "table", "journal", "endpoints", "generate_options", "generated"),
     *("drawing", "local_model", "local_endpoint", "generate"),
     *("rollout_table", "stored", "verifiers", "rescore", "compare", "compare_plot"),
     *("scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
     *("sequence_processing", "token_turns", "logprob_report", "score_logprobs"),
     *("viewer", "command", "cli", "analyze_commands", "logprob_commands"),
-    *("rescore_commands", "compare_commands"),
+    *("rescore_commands", "compare_commands", "rollout_commands"),
 ]
 TENSORS = (
     *(

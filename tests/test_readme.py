@@ -22,6 +22,7 @@ READMES = [
     ),
     ROOT / "scripts/README_difficulty_filter.md",
     ROOT / "scripts/README_rescore.md",
+    ROOT / "README_tasks.md",
 ]
 
 
