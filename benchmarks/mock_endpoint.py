@@ -6,7 +6,9 @@ call each (counted from the tool outputs already in the request) and then the te
 same work. `--faults` turns a share of the requests into faults of the kinds named in `--fault-kinds`, drawn
 by a seeded generator: 500, 429, drop, hang, drip (a byte a second), badjson (cut off), wrongjson (valid but
 no response), empty, huge (50 MB), calls (10,000 tool calls at once). With `--key` any other bearer token is
-answered 401. Chat honours `n`; `"stream": true` is answered as server-sent events.
+answered 401. With `--capacity N` it works at N requests at once, and answers what comes beyond with 429, or
+has it wait (`--beyond wait`), which its /metrics tells as vLLM's does with `--tell-queue`. Chat honours `n`;
+`"stream": true` is answered as server-sent events.
 
 Its own cost is kept far below that of any client: one process, a bare asyncio protocol on uvloop, prebuilt
 bodies. GET /stats returns how many requests of each kind were served, so that a run can be checked for doing
@@ -20,6 +22,7 @@ import asyncio
 import json
 import random
 import signal
+from collections import deque
 from typing import ClassVar
 
 TEXT = "Let me think step by step. " * 20 + "So the final answer is \\boxed{B}.\nAnswer: B"
@@ -30,6 +33,7 @@ class State:
     rng: random.Random
     served: ClassVar[dict[str, int]] = {"responses": 0, "chat": 0, "tool_calls": 0, "faults": 0, "other": 0}
     inflight = 0
+    waiting: ClassVar[deque] = deque()
     peak = 0
     n = 0
 
@@ -281,23 +285,21 @@ class Http(asyncio.Protocol):
                     )
                 )
                 return
-            State.inflight += 1
-            State.peak = max(State.peak, State.inflight)
-            delay = State.args.latency
-            if State.args.jitter:
-                delay *= State.rng.lognormvariate(0, State.args.jitter)
-            kind = None
-            if State.args.faults and State.rng.random() < State.args.faults:
-                kind = State.rng.choice(State.args.fault_kinds.split(","))
-                State.served["faults"] += 1
-            if delay:
-                asyncio.get_running_loop().call_later(delay, self.reply, path, body, kind)
-            else:
-                self.reply(path, body, kind)
+            if State.args.capacity and State.inflight >= State.args.capacity:
+                if State.args.beyond == "wait":
+                    State.waiting.append((self, path, body))
+                else:
+                    State.served["faults"] += 1
+                    State.inflight += 1
+                    self.reply(path, body, "429")
+                return
+            self.work(path, body)
             return
         State.served["other"] += 1
         if path.endswith("/stats"):
             payload = json.dumps({**State.served, "peak_inflight": State.peak}).encode()
+        elif path.endswith("/metrics") and State.args.tell_queue:
+            payload = b'vllm:num_requests_waiting{model_name="mock"} %d\n' % len(State.waiting)
         elif path.endswith("/models"):
             payload = (
                 b'{"object":"list","data":[{"id":"mock","object":"model","created":0,"owned_by":"mock"}]}'
@@ -306,8 +308,26 @@ class Http(asyncio.Protocol):
             payload = b'{"status":"ok"}'
         self.transport.write(frame("200 OK", payload))
 
+    def work(self, path, body):
+        State.inflight += 1
+        State.peak = max(State.peak, State.inflight)
+        delay = State.args.latency
+        if State.args.jitter:
+            delay *= State.rng.lognormvariate(0, State.args.jitter)
+        kind = None
+        if State.args.faults and State.rng.random() < State.args.faults:
+            kind = State.rng.choice(State.args.fault_kinds.split(","))
+            State.served["faults"] += 1
+        if delay:
+            asyncio.get_running_loop().call_later(delay, self.reply, path, body, kind)
+        else:
+            self.reply(path, body, kind)
+
     def reply(self, path, body, kind):
         State.inflight -= 1
+        if State.waiting:
+            connection, *request = State.waiting.popleft()
+            connection.work(*request)
         if self.transport.is_closing():
             return
         if kind is None:
@@ -361,6 +381,9 @@ async def main():
     parser.add_argument("--faults", type=float, default=0.0, help="share of requests that fail")
     parser.add_argument("--fault-kinds", default="500,429,drop")
     parser.add_argument("--retry-after", default="0", help="the Retry-After of a 429, seconds")
+    parser.add_argument("--capacity", type=int, default=0, help="requests at once; 0 is no bound")
+    parser.add_argument("--beyond", choices=["refuse", "wait"], default="refuse")
+    parser.add_argument("--tell-queue", action="store_true", help="whether /metrics tells how many wait")
     parser.add_argument("--key", help="the only bearer token accepted")
     parser.add_argument("--hang-seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
