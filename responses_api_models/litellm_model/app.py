@@ -5,11 +5,13 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
+import orjson
 from pydantic import Field, SecretStr
 
 from nemo_like import chat
 from nemo_like.client import Client
 from nemo_like.errors import blame
+from nemo_like.rate import Rate, RateConfig
 from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.settings import is_secret
 from nemo_like.types import Json, merged
@@ -23,7 +25,7 @@ STEERING = frozenset(
 elsewhere."""
 
 
-class LiteLLMConfig(ModelConfig):
+class LiteLLMConfig(ModelConfig, RateConfig):
     """Settings of a provider that LiteLLM knows."""
 
     litellm_model: str
@@ -54,6 +56,7 @@ class LiteLLMModel(ModelServer[LiteLLMConfig]):
         super().__init__(config, name=name, client=client)
         bound = config.max_concurrent_requests
         self._slot: AbstractAsyncContextManager[None] = asyncio.Semaphore(bound) if bound else nullcontext()
+        self._rate = Rate.of(config, workers=client.workers_of(name))
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
@@ -85,14 +88,23 @@ class LiteLLMModel(ModelServer[LiteLLMConfig]):
         """
         config = self.config
         async with self._slot:
+            turn = await self._rate.turn(body, len(orjson.dumps(body))) if self._rate else None
             completion, cost = await self._litellm.complete(
-                self._options(body), timeout_s=config.timeout_s, max_retries=config.max_retries
+                self._options(body),
+                timeout_s=config.timeout_s,
+                max_retries=config.max_retries,
+                refused=self._refused,
             )
+        if turn is not None:
+            turn.done(completion)
         with blame(self.config.litellm_model, "bad_response"):
             chat.to_response(completion, body)  # for its checks
         if cost is not None:
             completion["usage"] = (completion.get("usage") or {}) | {"cost": cost}
         return completion
+
+    def _refused(self) -> None:
+        self.client.throttled += 1
 
     def _options(self, body: Json) -> Json:
         config = self.config

@@ -7,11 +7,18 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from typing import Any, cast
 
-from nemo_like.client import MESSAGE_CHARACTERS, OVERFLOW, RETRY_AFTER_CAP_S, backoff_s, kind_of_status
+from nemo_like.client import (
+    MESSAGE_CHARACTERS,
+    OVERFLOW,
+    RETRY_AFTER_CAP_S,
+    THROTTLED_STATUS,
+    backoff_s,
+    kind_of_status,
+)
 from nemo_like.errors import Kind, MissingExtra, PartError
 from nemo_like.settings import is_secret
 from nemo_like.types import Json
@@ -72,10 +79,16 @@ class LiteLLM:
         self._classes = [(getattr(self._library, name), name) for name in ERRORS]
 
     async def complete(
-        self, options: Json, *, timeout_s: float, max_retries: int
+        self,
+        options: Json,
+        *,
+        timeout_s: float,
+        max_retries: int,
+        refused: Callable[[], None] = lambda: None,
     ) -> tuple[Json, float | None]:
         """The chat completion that `litellm.acompletion` has for `options`, and its cost in dollars, where it
-        knows that. What another try may mend is tried again, `timeout_s` each time.
+        knows that. What another try may mend is tried again, `timeout_s` each time; `refused` hears of every
+        time that the provider is asked too much.
 
         Raises:
             PartError: as the table says, in the provider's words.
@@ -88,6 +101,8 @@ class LiteLLM:
             except Exception as error:  # noqa: BLE001 what it raises is mapped here, once
                 failure = self.mapped(error)
                 failure.where = str(options["model"])
+                if failure.status in THROTTLED_STATUS:
+                    refused()
                 if attempt == max_retries or failure.kind not in RETRIED:
                     raise failure from None
                 asked_s = _retry_after_s(error)

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from nemo_like.client import Client, rollout_id
 from nemo_like.errors import Kind, PartError
+from nemo_like.rate import QUEUED_FIELD
 from nemo_like.server import ModelConfig, ModelServer, ServerRef
 from nemo_like.settings import redacted
 from nemo_like.types import Json
@@ -95,7 +96,9 @@ class ReplayModel(ModelServer[ReplayConfig]):
             if error.kind in RECORDED_ERRORS:
                 await self._recording.append(line | {"error": _as_json(error)})
             raise
-        kept = response | {key: redacted(response[key]) for key in ECHOED if key in response}
+        # How long the request waited for its turn belongs to that day.
+        answered = {key: response[key] for key in response if key != QUEUED_FIELD}
+        kept = answered | {key: redacted(response[key]) for key in ECHOED if key in response}
         await self._recording.append(line | {"response": kept})
         return response
 
