@@ -49,6 +49,7 @@ bench: .venv/.tests
 	$(BIN)/python benchmarks/model_server.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/analyze.py
+	$(BIN)/python benchmarks/rescore.py
 	$(BIN)/python benchmarks/sequence_processing.py
 
 soak: .venv/.tests
