@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
     # Of the types of one of LiteLLM's providers.
-    pytest.mark.filterwarnings("ignore:Items ", "ignore:.*__pydantic_core_schema__"),
+    pytest.mark.filterwarnings("ignore:Items? "),
 ]
 
 
