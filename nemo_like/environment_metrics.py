@@ -28,7 +28,7 @@ async def environment_metrics(client: Client, environment: str, rollouts: Iterab
     """
     totals: Json = {}
     ahead = pages(rollouts)
-    page = next(ahead, [])
+    page = next(ahead, list[Json]())
     while True:
         following = next(ahead, None)
         body = {"totals": totals, "rollouts": page, "last": following is None}
