@@ -13,6 +13,9 @@ advantages summed, and responses whose advantages come to 0 are not scored at al
     # B questions, G responses to each, T tokens of a response
 """
 
+# torch's and matplotlib's own types are partial.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import argparse
