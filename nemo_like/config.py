@@ -1,27 +1,23 @@
 """From a command line and YAML files to one checked configuration.
 
-Overrides have Hydra's grammar, with `x=1`, `+x=1` and `++x=1` meaning the same and `~x` deleting. What
-overrides what, the later the stronger: the files of `config_paths` in order (an including file overrides what
-it includes), `env.yaml`, the command line. Files are looked up in the given `search_dirs`, the working
-directory and the installed content.
+What overrides what, the later the stronger: the files of `config_paths` in order (an including file overrides
+what it includes), `env.yaml`, the command line. Files are looked up in the given `search_dirs`, the working
+directory and the installed content, and where another file names them, in its folder at last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, model_validator
 
+from nemo_like.compose import COMMAND_LINE, UNSET, Composition, Override, read_with_includes, read_yaml
 from nemo_like.errors import ConfigError, did_you_mean
-from nemo_like.settings import Settings
+from nemo_like.settings import Settings, origin_of
 from nemo_like.types import Json
 
 KINDS = ("responses_api_models", "resources_servers", "agents")
@@ -57,6 +53,8 @@ class StackConfig(Settings):
     environments that neither block nor crash. Only where a command has a stack of its own."""
     head_server: HeadConfig = Field(default_factory=HeadConfig)
     """Where the head server listens."""
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """The least that is logged: by servers into their files (null: info), by commands (null: warning)."""
 
     @model_validator(mode="after")
     def _one_process_is_one_worker(self) -> Self:
@@ -74,6 +72,8 @@ class Instance:
     implementation: str
     folder: Path
     settings: Json
+    origins: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    """The key of a setting → the `file:line` it was written at; "" is that of them all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,11 +83,13 @@ class Config:
     values: Json
     instances: tuple[Instance, ...]
     roots: tuple[Path, ...]
+    composition: Composition
+    """What the values came from."""
 
     def settings(self, cls: type[Any]) -> Any:
         """The settings of class `cls`, taken from the top level."""
         given = {key: value for key, value in self.values.items() if key in cls.model_fields}
-        return cls.from_mapping(given, where="the command")
+        return cls.from_mapping(given, where="the command", origins=_written(self.composition.origins))
 
 
 def load(
@@ -102,31 +104,51 @@ def load(
     `complete`, servers may refer to others that are not in it.
 
     Raises:
-        ConfigError: something in it is wrong; the message names the file or the key, and what there is
-        instead.
+        ConfigError: something in it is wrong; a line for each thing says where it was written, the key, and
+        what there is instead.
     """
-    overrides = [_Override.parse(argument) for argument in arguments]
-    asked = OmegaConf.create({})
+    config, problems = examine(arguments, *commands, default_paths=default_paths, complete=complete)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def examine(
+    arguments: Sequence[str],
+    *commands: type[Settings],
+    default_paths: Sequence[str] = (),
+    complete: bool = True,
+) -> tuple[Config, list[str]]:
+    """The configuration as far as it is right, and a line for everything in it that is wrong.
+
+    Raises:
+        ConfigError: it can't even be put together: a file that is not there or no YAML, a directive that
+        refers to nothing.
+    """
+    overrides = [Override.parse(argument) for argument in arguments]
+    asked = Composition()
     for override in overrides:
-        override.apply(asked)
-    layout = _plain(OmegaConf.masked_copy(asked, list(StackConfig.model_fields)))
+        asked.override(override)
+    layout, _ = asked.resolved(only=StackConfig.model_fields)
     stack = StackConfig.from_mapping(layout, where="the command")
     roots = (*(path.absolute() for path in stack.search_dirs), Path.cwd(), content_root())
     files = [*stack.config_paths, *named_configs(stack, roots)] or list(default_paths)
-    composed = _merged([*_read_with_includes(files, roots), *_read_env(roots)])
-    known = {
-        *map(str, composed),
-        *_referenced(composed),
-        *(f for c in (*commands, StackConfig) for f in c.model_fields),
-    }
+    composed = Composition()
+    for file, content in read_with_includes(files, lambda path, beside: find(path, roots, beside=beside)):
+        composed.add(file, content)
+    if env := _env_file(roots):
+        composed.add(env, read_yaml(env))
+    known = {*composed.names(), *(f for c in (*commands, StackConfig) for f in c.model_fields)}
+    problems = [problem for override in overrides if (problem := override.problem(known))]
     for override in overrides:
-        override.check(known)
-        override.apply(composed)
-    values = _plain(_directed(composed))
-    instances = tuple(_instances(values, roots))
+        composed.override(override)
+    composed.carry_out_directives()
+    values, unset = composed.resolved()
+    instances, wrong = _instances(values, roots, _written(composed.origins))
     if complete:
-        _check_references(instances)
-    return Config(values=values, instances=instances, roots=roots)
+        wrong += _wrong_references(instances)
+    config = Config(values=values, instances=tuple(instances), roots=roots, composition=composed)
+    return config, [*problems, *unset, *wrong]
 
 
 def content_root() -> Path:
@@ -135,17 +157,31 @@ def content_root() -> Path:
     return package / "_content" if (package / "_content").is_dir() else package.parent
 
 
-def find(path: str | Path, roots: Sequence[Path]) -> Path:
-    """The first existing `root / path`.
+def find(path: str | Path, roots: Sequence[Path], *, beside: Path | None = None) -> Path:
+    """The first existing `root / path`, or else that in the folder `beside`.
 
     Raises:
-        ConfigError: there is none; the message lists every place tried.
+        ConfigError: there is none; the message lists every place tried, and the nearest name.
     """
-    for root in roots:
+    places: list[Path] = [*dict.fromkeys([*roots, *([beside] if beside else [])])]
+    for root in places:
         if (root / path).exists():
             return root / path
-    places = ", ".join(dict.fromkeys(str(root) for root in roots)) if not Path(path).is_absolute() else "/"
-    raise ConfigError(f"there is no file {path} (looked in {places})")
+    looked = ", ".join(map(str, places)) if not Path(path).is_absolute() else "/"
+    raise ConfigError(f"there is no file {path} (looked in {looked}){_near(str(path), places)}")
+
+
+def _near(path: str, places: Sequence[Path]) -> str:
+    """A file of a name like `path`, out of its folder and of where configurations lie."""
+    patterns = [f"{Path(path).parent}/*", *(["configs/*.yaml", "*/*/configs/*.yaml"] if ".y" in path else [])]
+    there = [
+        str(file.relative_to(root))
+        for root in places
+        for pattern in (patterns if not Path(path).is_absolute() else [])
+        for file in root.glob(pattern)
+    ]
+    near = get_close_matches(path, there, n=1, cutoff=0.75)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def named_configs(stack: StackConfig, roots: Sequence[Path]) -> list[str]:
@@ -170,189 +206,73 @@ def _named(kind: str, name: str, suffix: str, roots: Sequence[Path]) -> str:
     raise ConfigError(f"there is no {noun} named '{name}'{did_you_mean(name, sorted(there))}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Override:
-    """One argument of the command line."""
-
-    key: str
-    value: Any
-    deletes: bool
-
-    @classmethod
-    def parse(cls, argument: str) -> _Override:
-        if argument.startswith("--"):
-            raise ConfigError(
-                f"{argument}: options are written name=value, without dashes (--help lists them)"
-            )
-        try:
-            parsed = OverridesParser.create().parse_override(argument)
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            hint = "a value with special characters is quoted: x='a,b'"
-            raise ConfigError(f"{argument}: {reason}; {hint}") from error
-        if parsed.is_sweep_override():
-            raise ConfigError(f"{argument}: a list is written [a,b], text with commas 'a,b'")
-        return cls(parsed.key_or_group.replace("/", "."), parsed.value(), parsed.is_delete())
-
-    def check(self, known: set[str]) -> None:
-        top = self.key.split(".")[0]
-        if top not in known:
-            hint = did_you_mean(top, sorted(known))
-            raise ConfigError(f"{self.key}: there is no setting or server '{top}'{hint}")
-
-    def apply(self, config: DictConfig) -> None:
-        parent, _, last = self.key.rpartition(".")
-        if self.deletes:
-            node = OmegaConf.select(config, parent) if parent else config
-            if isinstance(node, DictConfig):
-                node.pop(last, None)
-            return
-        try:
-            OmegaConf.update(config, self.key, self.value, merge=True, force_add=True)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{self.key}={self.value}: {str(error).splitlines()[0]}") from error
+def _written(origins: Mapping[str, str]) -> dict[str, str]:
+    """The origins that are worth telling: what stands on the command line has just been typed."""
+    return {path: "" if place == COMMAND_LINE else place for path, place in origins.items()}
 
 
-def _read_with_includes(paths: Sequence[str], roots: Sequence[Path]) -> Iterator[tuple[Path, DictConfig]]:
-    """Every file once, what a file includes before it."""
-    seen: set[Path] = set()
-
-    def read(path: str, chain: tuple[Path, ...]) -> Iterator[tuple[Path, DictConfig]]:
-        file = find(path, roots).resolve()
-        if file in chain:
-            raise ConfigError(f"{file} includes itself: {' → '.join(p.name for p in (*chain, file))}")
-        if file in seen:
-            return
-        seen.add(file)
-        content = _read_yaml(file)
-        for included in cast(list[str], content.pop("config_paths", None) or []):
-            yield from read(included, (*chain, file))
-        yield file, content
-
-    for path in paths:
-        yield from read(path, ())
-
-
-def _read_env(roots: Sequence[Path]) -> Iterator[tuple[Path, DictConfig]]:
+def _env_file(roots: Sequence[Path]) -> Path | None:
     """The first `env.yaml` of the search roots and the working directory."""
-    for root in roots[:-1]:
-        if (root / "env.yaml").is_file():
-            yield root / "env.yaml", _read_yaml(root / "env.yaml")
-            return
+    return next((root / "env.yaml" for root in roots[:-1] if (root / "env.yaml").is_file()), None)
 
 
-def _read_yaml(file: Path) -> DictConfig:
-    try:
-        content = OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, DictConfig):
-        raise ConfigError(f"{file} should hold a mapping at its top level")
-    return content
-
-
-def _merged(contents: Sequence[tuple[Path, DictConfig]]) -> DictConfig:
-    merged = OmegaConf.create({})
-    for file, content in contents:
-        try:
-            merged = cast(DictConfig, OmegaConf.merge(merged, content))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{file} can't be merged: {str(error).splitlines()[0]}") from error
-    return merged
-
-
-def _referenced(config: DictConfig) -> set[str]:
-    """Top-level names that an interpolation somewhere refers to: a person may set them."""
-    text = OmegaConf.to_yaml(config)
-    return {part.split("}")[0].split(".")[0] for part in text.split("${")[1:]}
-
-
-def _directed(config: DictConfig) -> DictConfig:
-    """`config` with `_inherit_from`, `_copy` and `_delete_key` carried out, deepest source first.
-
-    What is inherited from does not start itself; what is copied does.
-    """
-    values = cast(Json, OmegaConf.to_container(config))
-    source = OmegaConf.create(values)
-    inherited: list[str] = []
-
-    def carry_out(node: Any, chain: tuple[str, ...]) -> Any:
-        if isinstance(node, list):
-            return [carry_out(part, chain) for part in cast(list[Any], node)]
-        if not isinstance(node, dict):
-            return node
-        here = dict(cast(Json, node))
-        for directive in ("_inherit_from", "_copy"):
-            if (path := here.pop(directive, None)) is None:
-                continue
-            found = OmegaConf.select(source, str(path))
-            if not isinstance(found, DictConfig) or path in chain:
-                reason = "refers to itself" if path in chain else "is not a mapping of the configuration"
-                raise ConfigError(f"{directive}: {path} {reason}")
-            if directive == "_inherit_from":
-                inherited.append(str(path))
-            base = carry_out(OmegaConf.to_container(found), (*chain, str(path)))
-            here = cast(Json, OmegaConf.to_container(OmegaConf.merge(base, here)))
-        for key in str(here.pop("_delete_key", None) or "").replace(",", " ").split():
-            here.pop(key, None)
-        return {key: carry_out(value, chain) for key, value in here.items()}
-
-    directed = OmegaConf.create(cast(Json, carry_out(values, ())))
-    for path in inherited:
-        _Override(path, None, deletes=True).apply(directed)
-    return directed
-
-
-def _plain(config: DictConfig) -> Json:
-    """Plain values, every `${…}` resolved and every `???` set, or one error that lists all that are not."""
-    if unset := list(_unset(config)):
-        raise ConfigError("\n".join(dict.fromkeys(unset)))
-    return cast(Json, OmegaConf.to_container(config, resolve=True))
-
-
-def _unset(node: Any, path: str = "") -> Iterator[str]:
-    """What is wrong with each value that has none."""
-    if not OmegaConf.is_config(node):
-        return
-    keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
-    for key in keys:
-        here = f"{path}.{key}" if path else str(key)
-        try:
-            missing = OmegaConf.is_missing(node, key)
-            value = None if missing else node[key]
-        except OmegaConfBaseException as error:
-            raw = str(cast(Any, OmegaConf.to_container(node))[key])
-            name = raw.split("${")[-1].split("}")[0].removeprefix("oc.env:")
-            where = "the environment" if "oc.env:" in raw else f"env.yaml, or +{name}=…"
-            if name and name in str(error):
-                yield f"{name} is not set (needed by {here}): put it into {where}"
-            else:
-                yield f"{here}: {str(error).splitlines()[0]}"
-            continue
-        if missing:
-            yield f"{here} is not set; add +{here}=…"
-        yield from _unset(value, here)
-
-
-def _instances(values: Json, roots: Sequence[Path]) -> list[Instance]:
+def _instances(
+    values: Json, roots: Sequence[Path], origins: Mapping[str, str]
+) -> tuple[list[Instance], list[str]]:
+    """The servers among the values, and what is wrong with the others that look like one."""
     instances: list[Instance] = []
+    problems: list[str] = []
     for name, value in values.items():
         value = cast(Json, value) if isinstance(value, dict) else {}
-        kinds = [key for key in value if KIND_ALIASES.get(key, key) in KINDS]
-        if not kinds:
-            continue
-        implementations: Json = value[kinds[0]] or {}
-        if len(kinds) > 1 or len(implementations) != 1:
-            both = ", ".join(kinds if len(kinds) > 1 else implementations)
-            raise ConfigError(f"{name} should have one kind and one implementation (got {both or 'none'})")
-        kind = KIND_ALIASES.get(kinds[0], kinds[0])
-        [(implementation, settings)] = implementations.items()
-        folder = _folder(kind, implementation, roots)
-        settings = dict(cast(Json, settings or {}))
-        instances.append(
-            Instance(name=name, kind=kind, implementation=implementation, folder=folder, settings=settings)
-        )
-    return instances
+        place = f"{origin}: " if (origin := origin_of(origins, name)) else ""
+        try:
+            if kind := _kind_of(name, value):
+                instances.append(_instance(name, kind, value[kind] or {}, roots, origins))
+        except ConfigError as error:
+            problems.append(f"{place}{error}")
+    return instances, problems
+
+
+def _kind_of(name: str, value: Json) -> str | None:
+    """The key that makes a server of a top-level value; None where it is another setting."""
+    known = [*KINDS, *KIND_ALIASES]
+    kinds = [key for key in value if key in known]
+    if len(kinds) > 1:
+        raise ConfigError(f"{name} should have one kind (got {', '.join(kinds)})")
+    for key in value:
+        if key not in known and isinstance(value[key], dict) and (kinds or _looks_like(key, known)):
+            raise ConfigError(f"{name}: there is no kind of server '{key}'{did_you_mean(key, known)}")
+    return kinds[0] if kinds else None
+
+
+def _looks_like(key: str, known: Sequence[str]) -> bool:
+    return bool(get_close_matches(key, known, n=1, cutoff=0.8))
+
+
+def _instance(
+    name: str, written_kind: str, implementations: Json, roots: Sequence[Path], origins: Mapping[str, str]
+) -> Instance:
+    kind = KIND_ALIASES.get(written_kind, written_kind)
+    if len(implementations) != 1:
+        got = ", ".join(implementations) or "none"
+        raise ConfigError(f"{name} should have one implementation (got {got})")
+    [(implementation, settings)] = implementations.items()
+    if not isinstance(settings, dict | None):
+        raise ConfigError(f"{name}: {implementation} should hold settings (got {settings!r})")
+    path = f"{name}.{written_kind}.{implementation}"
+    inner = {
+        key.removeprefix(path).lstrip("."): o
+        for key, o in origins.items()
+        if f"{key}.".startswith(f"{path}.")
+    }
+    return Instance(
+        name=name,
+        kind=kind,
+        implementation=implementation,
+        folder=_folder(kind, implementation, roots),
+        settings=dict(cast(Json, settings or {})),
+        origins=inner,
+    )
 
 
 def _folder(kind: str, implementation: str, roots: Sequence[Path]) -> Path:
@@ -364,7 +284,7 @@ def _folder(kind: str, implementation: str, roots: Sequence[Path]) -> Path:
     raise ConfigError(f"there is no folder {kind}/{implementation}{did_you_mean(implementation, there)}")
 
 
-def _check_references(instances: Sequence[Instance]) -> None:
+def _wrong_references(instances: Sequence[Instance]) -> Iterator[str]:
     by_kind = {kind: [i.name for i in instances if i.kind == kind] for kind in KINDS}
     for instance in instances:
         for key, value in instance.settings.items():
@@ -372,6 +292,7 @@ def _check_references(instances: Sequence[Instance]) -> None:
                 continue
             kind, name = str(cast(Json, value)["type"]), str(cast(Json, value)["name"])
             known = by_kind.get(KIND_ALIASES.get(kind, kind), [])
-            if name not in known:
+            if name not in (*known, UNSET):
                 hint = did_you_mean(name, known) or ("; add one: model=embedded" if kind == KINDS[0] else "")
-                raise ConfigError(f"{instance.name}: {key}: there is no server '{name}' of kind {kind}{hint}")
+                place = f"{origin}: " if (origin := origin_of(instance.origins, key)) else ""
+                yield f"{place}{instance.name}: {key}: there is no server '{name}' of kind {kind}{hint}"

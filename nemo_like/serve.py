@@ -14,9 +14,9 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import IO, Any
@@ -61,6 +61,8 @@ class ServerSpec:
     file: str
     settings: Json
     listener: int
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The key of a setting → the `file:line` it was written at."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +197,7 @@ def load_server(spec: ServerSpec, client: Client) -> Server[Any]:
         hint = "or write entrypoint: app.py:Name"
         raise ConfigError(f"{spec.file} should hold one server class (got {found}); {hint}")
     cls = classes[wanted] if wanted else next(iter(classes.values()))
-    config = cls.config_class().from_mapping(spec.settings, where=spec.name)
+    config = cls.config_class().from_mapping(spec.settings, where=spec.name, origins=spec.origins)
     return cls(config, name=spec.name, client=client)
 
 

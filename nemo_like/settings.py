@@ -25,33 +25,54 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
-    def from_mapping(cls: type[S], values: Mapping[str, Any], *, where: str) -> S:
+    def from_mapping(
+        cls: type[S], values: Mapping[str, Any], *, where: str, origins: Mapping[str, str] | None = None
+    ) -> S:
         """These settings out of `values`; `where` names them in what a person reads when they are wrong.
 
+        `origins` maps keys to the `file:line` that they were written at, "" to that of the whole.
+
         Raises:
-            ConfigError: every value that is wrong: its key, the reason and the value.
+            ConfigError: every value that is wrong: where it stands, its key, the reason and the value.
         """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(explain(error, where=where, known=list(cls.model_fields))) from error
+            known = list(cls.model_fields)
+            raise ConfigError(explain(error, where=where, known=known, origins=origins)) from error
 
 
-def explain(error: ValidationError, *, where: str, known: list[str], noun: str = "setting") -> str:
-    """A validation error as one line a value: `WHERE: KEY: REASON (got VALUE)`."""
+def explain(
+    error: ValidationError,
+    *,
+    where: str,
+    known: list[str],
+    noun: str = "setting",
+    origins: Mapping[str, str] | None = None,
+) -> str:
+    """A validation error as one line a value: `FILE:LINE: WHERE: KEY: REASON (got VALUE)`."""
     lines: list[str] = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
+        place = f"{origin}: {where}" if (origin := origin_of(origins or {}, key)) else where
         if item["type"] == "extra_forbidden":
-            lines.append(f"{where}: there is no {noun} '{key}'{did_you_mean(key, known)}")
+            hint = "" if "." in key else did_you_mean(key, known)
+            lines.append(f"{place}: there is no {noun} '{key}'{hint}")
             continue
         if item["type"] == "missing":
-            lines.append(f"{where}: {key} is required")
+            lines.append(f"{place}: {key} is required")
             continue
         reason = item["msg"].removeprefix("Input ").removeprefix("Value error, ")
         got = "" if is_secret(key) else f" (got {_short(item['input'])})"
-        lines.append(f"{where}: {key}: {reason}{got}")
+        lines.append(f"{place}: {key}: {reason}{got}")
     return "\n".join(lines)
+
+
+def origin_of(origins: Mapping[str, str], key: str) -> str:
+    """Where the value at `key`, or the nearest that it is part of, was written; "" if unknown."""
+    while key and key not in origins:
+        key = key.rpartition(".")[0]
+    return origins.get(key, "")
 
 
 def is_secret(key: str) -> bool:

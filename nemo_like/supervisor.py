@@ -268,7 +268,13 @@ def grouped(instances: Sequence[Instance], *, num_workers: int, colocate: bool) 
 
 def _server_spec(instance: Instance, *, listener: int) -> ServerSpec:
     file = instance.folder / str(instance.settings.get("entrypoint", "app.py"))
-    return ServerSpec(name=instance.name, file=str(file), settings=instance.settings, listener=listener)
+    return ServerSpec(
+        name=instance.name,
+        file=str(file),
+        settings=instance.settings,
+        listener=listener,
+        origins=instance.origins,
+    )
 
 
 def _listener(host: str, port: int, *, for_whom: str) -> socket.socket:

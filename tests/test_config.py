@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_like.collect import CollectConfig
-from nemo_like.config import StackConfig, load
+from nemo_like.config import StackConfig, examine, load
 from nemo_like.errors import ConfigError
 from nemo_like.settings import is_secret, redacted
 
 from .conftest import Json, Project
+
+GYM = Path(__file__).parent / "gym_configs"
 
 names = st.sampled_from(["a", "b", "c", "d"])
 scalars = st.one_of(st.integers(-9, 9), st.booleans(), st.sampled_from(["x", "y z", ""]))
@@ -149,6 +151,113 @@ def test_a_wrong_value_names_key_reason_and_value(project: Project) -> None:
     assert "the command: limit: should be greater than or equal to 1 (got 0)" in said
     assert any(line.startswith("the command: num_repeats: should be a valid integer") for line in said)
     assert "the command: input_jsonl_fpath is required" in said
+
+
+def test_a_wrong_value_of_a_file_names_file_and_line_too(project: Project) -> None:
+    path = save(project.path / "run.yaml", "num_repeats: 3\n# and:\nlimit: none\n")
+    with pytest.raises(ConfigError) as caught:
+        load([f"+config_paths=[{path}]", "+num_repeats=0"], CollectConfig).settings(CollectConfig)
+    said = str(caught.value).splitlines()
+    assert any(line.startswith("run.yaml:3: the command: limit: should be a valid integer") for line in said)
+    assert "the command: num_repeats: should be greater than or equal to 1 (got 0)" in said
+
+
+def test_each_value_knows_where_it_was_written_whatever_it_went_through(project: Project) -> None:
+    save(project.path / "base.yaml", "base:\n  x: 1\n  y: {z: 1}\nk: [1, 2]\n")
+    save(project.path / "env.yaml", "n: 5\n")
+    save(
+        project.path / "top.yaml",
+        "config_paths: [base.yaml]\nheir:\n  _inherit_from: base\n  y: {w: 2}\n"
+        "twin: ${copy:heir.y}\nk: [3]\nm: ${n}\n",
+    )
+    config = load(["+config_paths=[top.yaml]", "+heir.v=7"])
+    assert config.values["heir"] == {"x": 1, "y": {"z": 1, "w": 2}, "v": 7}
+    assert config.values["twin"] == {"z": 1, "w": 2}
+    origins = config.composition.origins
+    wanted = {
+        "heir.x": "base.yaml:2",
+        "heir.y.z": "base.yaml:3",
+        "heir.y.w": "top.yaml:4",
+        "heir.v": "the command line",
+        "twin.w": "top.yaml:4",
+        "k.0": "top.yaml:6",
+        "m": "top.yaml:7",
+        "n": "env.yaml:1",
+    }
+    assert {path: origins[path] for path in wanted} == wanted
+    assert "k.1" not in origins
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: {_inherit_from: bse}\nbase: {x: 1}\n", "a.yaml:1: a._inherit_from: bse is not in the config"),
+        ("a: {_inherit_from: bse}\nbase: {x: 1}\n", "did you mean 'base'?"),
+        ("base: 1\nb:\n  _copy: base\n", "a.yaml:3: b._copy: base is not a mapping"),
+        ("b: {_copy: c}\nc:\n  _copy: b\n", "refers to itself"),
+        ("b:\n  k: 1\n  _delete_key: kk\n", "a.yaml:3: b._delete_key: there is no 'kk' to delete"),
+        ("a: {resource_servers: {arithmetic: {}}}\n", "did you mean 'resources_servers'?"),
+        ("a: {resources_servers: {arithmetc: {}}}\n", "did you mean 'arithmetic'?"),
+        ("a: {resources_servers: {arithmetic: {}, word_count: {}}}\n", "one implementation (got arithmetic"),
+        ("a: {resources_servers: {arithmetic: {}}, agents: {simple_agent: {}}}\n", "should have one kind"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_place(project: Project, content: str, words: str) -> None:
+    save(project.path / "a.yaml", content)
+    with pytest.raises(ConfigError) as caught:
+        load(["+config_paths=[a.yaml]"])
+    assert words in str(caught.value) and str(caught.value).startswith("a.yaml:")
+
+
+def test_everything_that_is_wrong_is_told_at_once(project: Project) -> None:
+    save(project.path / "a.yaml", "x: ???\na:\n  agents:\n    simple_agnt: {}\nb: ${nowhere}\n")
+    _, problems = examine(["+config_paths=[a.yaml]", "+limt=3"], CollectConfig)
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "limt",
+        *["a.yaml:1", "a.yaml:5", "a.yaml:2"],
+    ]
+
+
+def test_a_file_that_is_not_there_is_answered_with_the_nearest(project: Project) -> None:
+    save(project.path / "configs/mine.yaml", {"x": 1})
+    for wrong, near in (
+        ("configs/mien.yaml", "configs/mine.yaml"),
+        (
+            "resources_servers/arithmetic/arithmetic.yaml",
+            "resources_servers/arithmetic/configs/arithmetic.yaml",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=f"did you mean {near}"):
+            load([f"+config_paths=[{wrong}]"])
+
+
+def test_a_file_is_found_beside_the_one_that_includes_it(project: Project) -> None:
+    save(project.path / "deep/in/base.yaml", {"x": 1})
+    save(project.path / "deep/in/top.yaml", {"config_paths": ["base.yaml"], "y": 2})
+    assert plain(["+config_paths=[deep/in/top.yaml]"]) == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize("policy", ["openai_policy", "vllm_policy"])
+@pytest.mark.parametrize("name", ["weather", "math", "competition"])
+def test_nemo_gyms_own_files_compose_unchanged(project: Project, policy: str, name: str) -> None:
+    save(project.path / "responses_api_models/vllm_model/app.py", "")
+    save(project.path / "env.yaml", (GYM / "env.yaml").read_text())
+    paths = f"tests/gym_configs/{policy}.yaml,tests/gym_configs/{name}.yaml"
+    config = load([f"+config_paths=[{paths}]", f"+search_dirs=[{GYM.parent.parent}]"])
+    kinds = {instance.name: instance.kind for instance in config.instances}
+    assert kinds == {
+        "policy_model": "responses_api_models",
+        name: "resources_servers",
+        f"{name}_simple_agent": "agents",
+    }
+    stack: StackConfig = config.settings(StackConfig)
+    assert stack.head_server.port == 11000
+    settings = {instance.name: instance.settings for instance in config.instances}
+    assert "some/model" in settings["policy_model"].values()
+    if name == "competition":
+        assert settings[name]["should_use_judge"] is True and settings[name]["domain"] == "math"
+        assert "max_steps" not in settings["competition_simple_agent"]
+        assert settings["competition_simple_agent"]["resources_server"]["name"] == "competition"
 
 
 def test_broken_yaml_names_file_and_line(project: Project) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nemo_like"
 ORDER = [
-    *("errors", "types", "registry", "settings", "config", "datasets"),
+    *("errors", "types", "registry", "settings", "compose", "config", "datasets"),
     *(
         "asgi",
         "rate",
@@ -66,8 +66,8 @@ TENSORS = (
     ),
 )
 HOMES = {
-    "hydra": {"config"},
-    "omegaconf": {"config"},
+    "hydra": {"compose"},
+    "omegaconf": {"compose"},
     "aiohttp": {"client", "head"},
     "fastapi": {"server", "viewer.app"},
     "uvicorn": {"serve", "viewer.app"},
