@@ -57,7 +57,7 @@ def run() -> int:
     from nemo_like.config import StackConfig, load
     from nemo_like.head import serve_head
     from nemo_like.settings import redacted
-    from nemo_like.supervisor import LOG_DIR, running
+    from nemo_like.supervisor import running
 
     async def main(arguments: Sequence[str]) -> int:
         config = load(arguments, default_paths=[QUICKSTART])
@@ -74,7 +74,8 @@ def run() -> int:
             servers = supervisor.servers()
             _print_servers(servers)
             took_s = time.monotonic() - start
-            print(f"All {len(servers)} servers are ready after {took_s:.1f} s. Head: {url}, logs: {LOG_DIR}/")
+            where = f"Head: {url}, logs: {supervisor.log_dir}/"
+            print(f"All {len(servers)} servers are ready after {took_s:.1f} s. {where}")
             print("Ctrl-C stops them.", flush=True)
             await asyncio.Event().wait()
         return 0

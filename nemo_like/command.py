@@ -8,7 +8,6 @@ interrupted.
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 import textwrap
@@ -16,9 +15,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from nemo_like.errors import Error, UsageError
+from nemo_like.logs import write_to_terminal
 from nemo_like.settings import Settings
 
 T = TypeVar("T")
+LEVELS = ("debug", "info", "warning", "error")
 RESUMED = ("ng_collect_rollouts", "ng_rescore")
 """Commands that go on where they were interrupted."""
 
@@ -34,7 +35,7 @@ def command(
     if {"--help", "-h"} & set(arguments):
         print(_help(name, function, settings))
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    write_to_terminal(_log_level(arguments))
     try:
         return _run(main(arguments))
     except UsageError as error:
@@ -47,6 +48,14 @@ def command(
         hint = "; what was finished is kept, the same command resumes" if name in RESUMED else ""
         print(f"{name}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def _log_level(arguments: Sequence[str]) -> str:
+    """What `+log_level=…` says, needed before anything is parsed; a wrong one is refused later, by name."""
+    said = [
+        value for key, _, value in (a.partition("=") for a in arguments) if key.lstrip("+") == "log_level"
+    ]
+    return said[-1] if said and said[-1] in LEVELS else "warning"
 
 
 def _run(main: Coroutine[Any, Any, T]) -> T:

@@ -39,6 +39,7 @@ from nemo_like.asgi import (
 )
 from nemo_like.client import ROLLOUT_HEADER, Client, owner, pieces_of
 from nemo_like.errors import ConfigError, Error, PartError, did_you_mean
+from nemo_like.logs import at_work, secrets_of, write_worker_logs
 from nemo_like.registry import load_file
 from nemo_like.server import Server
 from nemo_like.types import Json
@@ -78,6 +79,10 @@ class WorkerSpec:
     """The worker's own listener, on which a server is found at `/~name`."""
     report: int
     """Where the worker reports, in JSON lines: how far the start is, and at last ready, or why not."""
+    log_dir: str
+    """The folder for the logs of the run."""
+    log_level: str = "info"
+    """The least that is logged."""
 
     def to_json(self) -> bytes:
         """As it travels."""
@@ -104,12 +109,13 @@ class Worker:
         """Load the servers and hold their resources open; the client that reaches them."""
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(Client(self.spec.peers, self.apps))
-            servers = [load_server(spec, client) for spec in self.spec.servers]
-            self.apps.update({server.name: server.app() for server in servers})
-            for server in servers:
-                server.tell = self._tell or server.tell
-                await stack.enter_async_context(server.lifespan())
-                server.state = "ready"
+            for spec in self.spec.servers:
+                with at_work(spec.name):
+                    server = load_server(spec, client)
+                    server.tell = self._tell or server.tell
+                    self.apps[spec.name] = server.app()
+                    await stack.enter_async_context(server.lifespan())
+                    server.state = "ready"
             yield client
 
 
@@ -204,8 +210,8 @@ def load_server(spec: ServerSpec, client: Client) -> Server[Any]:
 def main() -> None:
     """Run the worker that standard input describes, until standard input ends."""
     spec = WorkerSpec.from_json(sys.stdin.buffer.readline())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    secrets = [secret for server in spec.servers for secret in secrets_of(server.settings)]
+    write_worker_logs(Path(spec.log_dir), spec.log_level, secrets)
     prepare_for_many()
     report = Report(spec.report)
     try:

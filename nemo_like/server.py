@@ -37,6 +37,7 @@ from nemo_like.chunks import chunks_of
 from nemo_like.client import ROLLOUT_HEADER, Client, rollout_id
 from nemo_like.errors import Kind, PartError, blame, did_you_mean
 from nemo_like.identity import code_of, verifier_id
+from nemo_like.logs import serving
 from nemo_like.message_events import MessageWriter
 from nemo_like.rate import QUEUED_FIELD, queue_told
 from nemo_like.response_events import events_of, numbered, whole
@@ -207,6 +208,7 @@ class Server(Generic[ConfigT]):
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             start, call = time.perf_counter(), object()
             rollout_id.set(rollout := header_of(scope, ROLLOUT_HEADER))
+            at_work = serving.set(self.name)
             self._in_flight[call] = (rollout, path, start)
             try:
                 with blame(self.name, self.error_kind):
@@ -221,6 +223,8 @@ class Server(Generic[ConfigT]):
                 status, body = error.status, self.error_body(path, error)
             finally:
                 del self._in_flight[call]
+                # A server of the same process that called this one goes on in the same context.
+                serving.reset(at_work)
             seconds.observe(time.perf_counter() - start)
             if body is not None:
                 await send_json(send, status, body)

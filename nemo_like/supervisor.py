@@ -22,6 +22,7 @@ from typing import IO
 
 import orjson
 
+from nemo_like import logs
 from nemo_like.client import Client
 from nemo_like.config import Config, Instance, StackConfig
 from nemo_like.errors import Error, StackError
@@ -35,11 +36,12 @@ log = logging.getLogger(__name__)
 
 SHARED = "shared"
 """The group of the servers that have no process of their own."""
-LOG_DIR = Path(".nemo_like") / "logs"
 LOG_TAIL_CHARACTERS = 1500
 START_S = 300.0
 """Seconds in which a worker has to be ready, or to tell how far it is: a model may have to be loaded."""
 STOP_S = 8.0
+TRIM_S = 5.0
+"""Seconds between two looks at how long the logs are."""
 MAX_STARTS, WITHIN_S = 3, 60.0
 """A worker that dies is started again, unless that has happened this often within so many seconds."""
 
@@ -61,13 +63,16 @@ class Group:
 class Supervisor:
     """The servers of one run; made by `running`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, log_dir: Path) -> None:
         stack: StackConfig = config.settings(StackConfig)
         groups = grouped(config.instances, num_workers=stack.num_workers, colocate=stack.colocate)
         self._here = [group for group in groups if stack.in_process and group.name == SHARED]
         self._groups = [group for group in groups if group not in self._here]
         self._started_at = time.time()
         self._stopping = False
+        self.log_dir = log_dir
+        self.log_level = stack.log_level or "info"
+        self.secrets = [*logs.secrets_of(config.values)]
 
     @property
     def peers(self) -> dict[str, list[str]]:
@@ -84,9 +89,12 @@ class Supervisor:
         servers = [
             _server_spec(instance, listener=-1) for group in self._here for instance in group.instances
         ]
-        spec = WorkerSpec(index=0, servers=servers, peers=self.peers, listener=-1, report=-1)
-        async with Worker(spec).run() as client:
-            yield client
+        spec = WorkerSpec(
+            index=0, servers=servers, peers=self.peers, listener=-1, report=-1, log_dir=str(self.log_dir)
+        )
+        with logs.server_logs_here(self.log_dir, self.log_level, self.secrets):
+            async with Worker(spec).run() as client:
+                yield client
 
     def servers(self) -> list[ServerInfo]:
         """What runs now."""
@@ -130,24 +138,29 @@ class Supervisor:
         Raises:
             StackError: it is not; the message holds the reason it gave, or the end of its log.
         """
-        log_file = LOG_DIR / f"{group.name}-{index}.log"
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        before = _sizes(self._log_files(group, index))
         report, report_end = os.pipe()
-        with log_file.open("ab") as output, os.fdopen(report, "rb") as reader:
-            offset = output.tell()
+        with self._log_files(group, index)[0].open("ab") as output, os.fdopen(report, "rb") as reader:
             try:
                 process = await self._spawn(group, index, report_end, output)
             finally:
                 os.close(report_end)
             group.processes[index] = process
-            message = await _last_word(reader)
+            message = await _last_word(reader.fileno())
         if message.get("ready"):
             return process
         if "error" in message:
             await self._end(process)
             raise StackError(f"{message['error']}")
         status = _exit_status(await process.wait())
-        raise StackError(f"worker {group.name} {status} before it was ready; {_log_end(log_file, offset)}")
+        raise StackError(f"worker {group.name} {status} before it was ready; {_log_end(before)}")
+
+    def _log_files(self, group: Group, index: int) -> list[Path]:
+        """The files that a worker writes to, its own first; that of a process with one server is the
+        server's."""
+        servers = [logs.file_of(self.log_dir, instance.name) for instance in group.instances]
+        own = logs.file_of(self.log_dir, f"{group.name}-{index}")
+        return servers if len(servers) == 1 else [own, *servers]
 
     async def _spawn(
         self, group: Group, index: int, report: int, output: IO[bytes]
@@ -159,6 +172,8 @@ class Supervisor:
             peers=self.peers,
             listener=own.fileno(),
             report=report,
+            log_dir=str(self.log_dir),
+            log_level=self.log_level,
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "nemo_like.serve"),
@@ -180,13 +195,12 @@ class Supervisor:
             StackError: it dies too often.
         """
         starts = deque[float](maxlen=MAX_STARTS)
-        log_file = LOG_DIR / f"{group.name}-{index}.log"
         while (process := group.processes[index]) is not None:
             status = _exit_status(await process.wait())
             if self._stopping:
                 return
             if len(starts) == MAX_STARTS and time.monotonic() - starts[0] < WITHIN_S:
-                end = _log_end(log_file, 0)
+                end = _log_end(dict.fromkeys(self._log_files(group, index), 0))
                 raise StackError(f"worker {group.name} {status} after {MAX_STARTS} restarts; {end}")
             starts.append(time.monotonic())
             try:
@@ -205,6 +219,12 @@ class Supervisor:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def trim_logs(self) -> None:
+        """Keep the logs of the run short, for as long as it lasts."""
+        while True:
+            await asyncio.sleep(TRIM_S)
+            await asyncio.to_thread(logs.trim, self.log_dir)
 
     def keepers(self) -> list[tuple[Group, int]]:
         """Every worker, as `keep` takes it."""
@@ -239,15 +259,17 @@ async def running(config: Config) -> AsyncGenerator[Supervisor]:
         ConfigError: there is no server to start.
     """
     prepare_for_many()
-    supervisor = Supervisor(config)
+    supervisor = Supervisor(config, log_dir=logs.new_run())
     try:
         supervisor.bind()
         await supervisor.start_all()
-        async with asyncio.TaskGroup() as group:
-            keepers = [group.create_task(supervisor.keep(*worker)) for worker in supervisor.keepers()]
-            yield supervisor
-            for keeper in keepers:
-                keeper.cancel()
+        with logs.run_log(supervisor.log_dir, log, supervisor.secrets):
+            async with asyncio.TaskGroup() as group:
+                keepers = [group.create_task(supervisor.keep(*worker)) for worker in supervisor.keepers()]
+                keepers.append(group.create_task(supervisor.trim_logs()))
+                yield supervisor
+                for keeper in keepers:
+                    keeper.cancel()
     except BaseExceptionGroup as errors:
         first = next((e for e in errors.exceptions if isinstance(e, Error)), errors.exceptions[0])
         raise first from None
@@ -297,31 +319,52 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _last_word(pipe: IO[bytes]) -> Json:
-    """What a worker that starts reports at last, its progress being shown; nothing if it died."""
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
+async def _last_word(pipe: int) -> Json:
+    """What a worker that starts reports at last, its progress being shown; nothing if it died.
+
+    Not through a transport: uvloop's closes the descriptor once more when its number is somebody else's.
+    """
+    loop, readable, text = asyncio.get_running_loop(), asyncio.Event(), b""
+    os.set_blocking(pipe, False)
+    loop.add_reader(pipe, readable.set)
     try:
         while True:
             async with asyncio.timeout(START_S):
-                message: Json = orjson.loads(await reader.readline() or b"{}")
-            if "progress" not in message:
-                return message
-            log.warning("%s", message["progress"])
+                await readable.wait()
+            readable.clear()
+            try:
+                chunk = os.read(pipe, 65536)
+            except BlockingIOError:
+                continue
+            *lines, text = (text + chunk).split(b"\n")
+            for line in lines:
+                message: Json = orjson.loads(line)
+                if "progress" not in message:
+                    return message
+                log.warning("%s", message["progress"])
+            if not chunk:
+                return {}
     except TimeoutError:
         return {"error": f"not ready after {START_S:g} s"}
     finally:
-        transport.close()
+        loop.remove_reader(pipe)
 
 
 def _exit_status(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
 
-def _log_end(log_file: Path, offset: int) -> str:
-    with log_file.open("rb") as file:
-        file.seek(offset)
+def _sizes(files: Sequence[Path]) -> dict[Path, int]:
+    return {file: file.stat().st_size if file.exists() else 0 for file in files}
+
+
+def _log_end(before: dict[Path, int]) -> str:
+    """How the logs end that were so long `before`; the last of those that have grown."""
+    grown = [file for file, size in _sizes([*before]).items() if size > before[file]]
+    if not grown:
+        return f"its log is {next(iter(before))}"
+    latest = max(grown, key=lambda file: file.stat().st_mtime)
+    with latest.open("rb") as file:
+        file.seek(before[latest])
         text = file.read().decode("utf-8", "replace").strip()
-    return f"its log ({log_file}) ends: {text[-LOG_TAIL_CHARACTERS:]}" if text else f"its log is {log_file}"
+    return f"its log ({latest}) ends: {text[-LOG_TAIL_CHARACTERS:]}"

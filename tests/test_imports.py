@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "nemo_like"
 ORDER = [
-    *("errors", "types", "registry", "settings", "compose", "config", "datasets"),
+    *("errors", "types", "registry", "settings", "compose", "config", "logs", "datasets"),
     *(
         "asgi",
         "rate",
@@ -50,7 +50,7 @@ ORDER = [
     *("scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
     *("sequence_processing", "token_turns", "logprob_report", "score_logprobs"),
     *("viewer", "command", "cli", "analyze_commands", "logprob_commands"),
-    *("rescore_commands", "compare_commands", "rollout_commands"),
+    *("rescore_commands", "compare_commands", "rollout_commands", "log_commands"),
 ]
 TENSORS = (
     *(

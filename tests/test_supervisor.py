@@ -179,7 +179,7 @@ def test_secrets_are_nowhere_to_be_seen(toys: Project) -> None:
         process.terminate()
         assert process.wait(10) == 130
         shown += process.stderr.read() if process.stderr else ""
-    shown += "".join(log.read_text() for log in (toys.path / ".nemo_like/logs").iterdir())
+    shown += "".join(log.read_text() for log in (toys.path / ".nemo_like/logs").glob("*/*.log"))
     assert "policy_model" in shown
     assert "s3cret" not in shown
 
