@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import json
 from typing import Any
-from xml.sax.saxutils import escape
 
 import jsonschema
 import pytest
-import yaml
 
 from nemo_like.errors import PartError
+from nemo_like.registry import load
 from nemo_like.rewards.json_schema import SchemaTask, json_schema
 from nemo_like.rewards.scoring import Scorer
 from nemo_like.types import Json, Response
@@ -21,39 +18,7 @@ from nemo_like.types import Json, Response
 from .environment import Environment
 
 OUTPUTS = Environment("structured_outputs")
-
-
-def written(value: Any, form: str) -> str:
-    """The document that a perfect model would write."""
-    match form:
-        case "json":
-            return json.dumps(value)
-        case "yaml":
-            return yaml.safe_dump(value)
-        case "xml":
-            return f"<answer>{''.join(xml(name, inner) for name, inner in value.items())}</answer>"
-        case "toml":
-            return "\n".join(f"{name} = {toml(inner)}" for name, inner in value.items())
-        case _:
-            out = io.StringIO()
-            rows = csv.DictWriter(out, [*value[0]])
-            rows.writeheader()
-            rows.writerows(value)
-            return out.getvalue()
-
-
-def xml(name: str, value: Any) -> str:
-    if isinstance(value, list):
-        return "".join(xml(name, item) for item in value)
-    if isinstance(value, dict):
-        return f"<{name}>{''.join(xml(key, item) for key, item in value.items())}</{name}>"
-    return f"<{name}>{escape(value if isinstance(value, str) else json.dumps(value))}</{name}>"
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {toml(inner)}" for name, inner in value.items()) + "}"
-    return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else json.dumps(value)
+written = load(f"{OUTPUTS.folder}/probes.py:written")
 
 
 def verdict(row: Json, text: str) -> Json:
