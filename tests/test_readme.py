@@ -19,11 +19,18 @@ READMES = [
         path
         for folder in FOLDERS
         for path in sorted((ROOT / folder).glob("README.md" if not folder else "**/README.md"))
+        # A scaffold's page is tried where the scaffold is.
+        if "scaffolds" not in path.parts
     ),
     ROOT / "scripts/README_difficulty_filter.md",
     ROOT / "scripts/README_rescore.md",
     ROOT / "README_tasks.md",
+    ROOT / "README_generate_rollouts.md",
+    *sorted((ROOT / "examples").glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("benchmarks", "data", "tests/faults", "tests/gym_configs")),
 ]
+NEEDS_SCRIPTS = {"README_generate_rollouts.md"}
+"""Pages whose commands are typed in the repository."""
 
 
 def blocks(readme: Path) -> list[tuple[str, str]]:
@@ -34,7 +41,10 @@ def blocks(readme: Path) -> list[tuple[str, str]]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_readme_does_what_it_says(readme: Path, project: Project, no_orphans: None) -> None:
-    """Blocks that begin with `# some/file` are saved there, `bash` blocks are run, others only show."""
+    """Blocks that begin with `# some/file` are saved there, `bash` and other `python` blocks are run, others
+    only show."""
+    if readme.name in NEEDS_SCRIPTS:
+        (project.path / "scripts").symlink_to(ROOT / "scripts")
     background: list[subprocess.Popen[str]] = []
     try:
         for language, text in blocks(readme):
@@ -45,6 +55,9 @@ def test_a_readme_does_what_it_says(readme: Path, project: Project, no_orphans: 
                 file.write_text(rest if language == "json" else text)
             elif language == "bash":
                 shell(text, project.path, background)
+            elif language == "python":
+                (project.path / "snippet.py").write_text(text)
+                shell("python snippet.py", project.path, background)
     finally:
         for process in background:
             process.send_signal(signal.SIGINT)
@@ -77,6 +90,30 @@ def shell(text: str, folder: Path, background: list[subprocess.Popen[str]]) -> N
 
 def test_the_readmes_hold_something_to_run() -> None:
     assert sum(language == "bash" for readme in READMES for language, _ in blocks(readme)) >= 5
+
+
+def test_no_page_is_left_out() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    pages = {ROOT / name for name in tracked.stdout.splitlines()}
+    scaffolds = {page for page in pages if "scaffolds" in page.parts}
+    # The changelog holds no command.
+    assert pages - scaffolds - {ROOT / "CHANGELOG.md"} == {*READMES}
+
+
+@pytest.mark.slow
+def test_a_page_of_the_examples_can_be_played_by_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [BIN / "python", ROOT / "examples/play.py", ROOT / "examples/own_model_server.md", tmp_path / "new"],
+        env={"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "new/results/sums.jsonl").is_file()
 
 
 def test_every_server_folder_has_a_page() -> None:
