@@ -276,15 +276,15 @@ class Http(asyncio.Protocol):
             self.handle(method, path.split("?")[0], body)
 
     def handle(self, method, path, body):
-        if method == "POST" and path.endswith(("/responses", "/chat/completions")):
-            if State.args.key and self.token != State.args.key:
-                self.transport.write(
-                    frame(
-                        "401 Unauthorized",
-                        b'{"error":{"message":"Incorrect API key provided","code":"invalid_api_key"}}',
-                    )
+        if State.args.key and self.token != State.args.key and not path.endswith(("/stats", "/health")):
+            self.transport.write(
+                frame(
+                    "401 Unauthorized",
+                    b'{"error":{"message":"Incorrect API key provided","code":"invalid_api_key"}}',
                 )
-                return
+            )
+            return
+        if method == "POST" and path.endswith(("/responses", "/chat/completions")):
             if State.args.capacity and State.inflight >= State.args.capacity:
                 if State.args.beyond == "wait":
                     State.waiting.append((self, path, body))

@@ -88,7 +88,7 @@ class Config:
 
     def settings(self, cls: type[Any]) -> Any:
         """The settings of class `cls`, taken from the top level."""
-        given = {key: value for key, value in self.values.items() if key in cls.model_fields}
+        given = {key: value for key, value in self.values.items() if key in cls.names()}
         return cls.from_mapping(given, where="the command", origins=_written(self.composition.origins))
 
 
@@ -138,7 +138,7 @@ def examine(
         composed.add(file, content)
     if env := _env_file(roots):
         composed.add(env, read_yaml(env))
-    known = {*composed.names(), *(f for c in (*commands, StackConfig) for f in c.model_fields)}
+    known = {*composed.names(), *(key for cls in (*commands, StackConfig) for key in cls.names())}
     problems = [problem for override in overrides if (problem := override.problem(known))]
     for override in overrides:
         composed.override(override)

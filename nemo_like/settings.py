@@ -25,6 +25,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
+    def names(cls) -> set[str]:
+        """The names of the settings, as they are written."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
+
+    @classmethod
     def from_mapping(
         cls: type[S], values: Mapping[str, Any], *, where: str, origins: Mapping[str, str] | None = None
     ) -> S:
@@ -38,7 +43,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            known = list(cls.model_fields)
+            known = sorted(cls.names())
             raise ConfigError(explain(error, where=where, known=known, origins=origins)) from error
 
 

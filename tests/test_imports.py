@@ -48,9 +48,11 @@ ORDER = [
     *("drawing", "local_model", "local_endpoint", "generate"),
     *("rollout_table", "stored", "verifiers", "rescore", "compare", "compare_plot"),
     *("scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
+    *("task_rows", "prepare", "config_check", "content", "checkup", "scaffold", "probes"),
     *("sequence_processing", "token_turns", "logprob_report", "score_logprobs"),
     *("viewer", "command", "cli", "analyze_commands", "logprob_commands"),
     *("rescore_commands", "compare_commands", "rollout_commands", "log_commands"),
+    *("config_commands", "list_commands", "doctor_commands", "author_commands", "data_commands"),
 ]
 TENSORS = (
     *(
