@@ -131,6 +131,9 @@ class Supervisor:
                 _listener("127.0.0.1", 0, for_whom=group.name) for _ in range(group.num_workers)
             ]
             group.processes = [None] * group.num_workers
+        for instance in (i for group in (*self._groups, *self._here) for i in group.instances):
+            # A server that has said nothing has a log all the same.
+            logs.file_of(self.log_dir, instance.name).touch()
 
     async def start(self, group: Group, index: int) -> asyncio.subprocess.Process:
         """Start one worker and wait until it is ready.
