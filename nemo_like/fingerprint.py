@@ -39,6 +39,11 @@ NOT_IDENTITY = frozenset(
         "threads",
         "parallel",
         "verbose",
+        "python",
+        "max_restarts",
+        "ready_path",
+        "health_path",
+        "health_interval_s",
     ]
 )
 """Settings that may differ between two runs into one file: they change where and how, not what."""
@@ -105,7 +110,8 @@ def settle(files: Files, agents: Sequence[Agent], recipe: Json, run: Json) -> No
     now: Json = {f"{agent.name}.{key}": value for agent in agents for key, value in agent.identity.items()}
     # Compared as it is kept, or what holds a secret would differ from itself.
     now, before = redacted(now | recipe), _kept(files)
-    _refuse(files, before, now, differences(before, now))
+    if before:
+        _refuse(files, before, now, differences(before, now))
     _keep(files, before | now, run)
 
 
