@@ -293,8 +293,9 @@ class Provider:
             turn = None if self.rate is None else await self.rate.turn(body, size)
             try:
                 answer = await attempt()
-                if turn is not None and isinstance(answer, dict):
-                    turn.done(cast(Json, answer))
+                whole: object = answer
+                if turn is not None and isinstance(whole, dict):
+                    turn.done(cast(Json, whole))
                 return answer
             except _TryAgain as again:
                 if number == self.max_retries:
