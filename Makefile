@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-engines check format bench soak examples clean
+.PHONY: demo test test-fast test-engines test-trainers check format bench soak examples clean
 
 demo: .venv/.ready
 	$(BIN)/ng_collect_rollouts "+config_paths=[configs/quickstart.yaml]" \
@@ -19,6 +19,10 @@ test-fast: .venv/.tests
 test-engines: .venv/.tests
 	PYTHON=$(PYTHON) scripts/set_up_engines.sh
 	NEMO_LIKE_ENGINES=llama_server,vllm,vllm_float32,transformers,litellm $(BIN)/pytest tests/engines
+
+test-trainers: .venvs/trainers/.ready
+	HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 TOKENIZERS_PARALLELISM=false \
+		.venvs/trainers/bin/python -m tests.trainers.run
 
 check: .venv/.tests
 	$(BIN)/ruff format --check .
@@ -37,8 +41,12 @@ format: .venv/.tests
 	PYTHON=$(PYTHON) scripts/set_up.sh tests
 	touch $@ .venv/.ready
 
+.venvs/trainers/.ready: pyproject.toml scripts/set_up_trainers.sh tests/trainers/requirements.txt tests/trainers/requirements_alone.txt
+	PYTHON=$(PYTHON) scripts/set_up_trainers.sh
+	touch $@
+
 clean:
-	rm -rf .venv .nemo_like results
+	rm -rf .venv .venvs .nemo_like results
 
 bench: .venv/.tests
 	$(BIN)/python benchmarks/run.py --json results/bench.json
@@ -51,6 +59,7 @@ bench: .venv/.tests
 	$(BIN)/python benchmarks/analyze.py
 	$(BIN)/python benchmarks/rescore.py
 	$(BIN)/python benchmarks/sequence_processing.py
+	$(BIN)/python benchmarks/export.py
 
 soak: .venv/.tests
 	$(BIN)/python -m tests.faults.soak

@@ -3,6 +3,7 @@
     to_chat(params)                  Responses request → Chat Completions body; back: to_params
     to_response(completion, params)  chat completion → Responses object; back: to_completion
     conversation(output)             output items → the chat messages of a record
+    prompt_of(params), tools_of(params)   the same of a request: what stands before the answer
 
 How items and messages say the same is in `turns`; requests, answers and their settings are here.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from nemo_like.errors import PartError
@@ -230,6 +231,28 @@ def conversation(output: list[Json]) -> list[Json]:
         if "tool_calls" in message and not message["content"]:
             del message["content"]
     return messages
+
+
+def prompt_of(params: Json) -> list[Json]:
+    """The chat messages that a Responses request puts before the model, for those who read records.
+
+    Content stays a list of parts where there is an image; raises no more than `conversation`.
+    """
+    given = params.get("input")
+    items: list[Any] = [{"role": "user", "content": given}] if isinstance(given, str) else objects_in(given)
+    messages = to_messages(items, lambda content: content_of(content, chat=True))
+    instructions = text_of(params.get("instructions"))
+    return [{"role": "system", "content": instructions}, *messages] if instructions else messages
+
+
+def tools_of(params: Json) -> list[Json]:
+    """The tools of a Responses request as Chat has them; what is no function stays as it is."""
+    return [
+        {"type": "function", "function": without_nulls({k: flat[k] for k in flat if k != "type"})}
+        if flat.get("type") == "function"
+        else flat
+        for flat in (cast(Json, _flat(tool)) for tool in objects_in(params.get("tools")))
+    ]
 
 
 def _prompt(prompt: Any, instructions: Any) -> list[Json]:

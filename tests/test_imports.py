@@ -50,9 +50,10 @@ ORDER = [
     *("scored_rows", "problems", "kmeans", "buckets", "difficulty_plot", "analyze"),
     *("task_rows", "prepare", "config_check", "content", "checkup", "scaffold", "probes"),
     *("sequence_processing", "token_turns", "logprob_report", "score_logprobs"),
-    *("viewer", "command", "cli", "analyze_commands", "logprob_commands"),
+    *("viewer", "export", "track", "command", "cli", "analyze_commands", "logprob_commands"),
     *("rescore_commands", "compare_commands", "rollout_commands", "log_commands"),
     *("config_commands", "list_commands", "doctor_commands", "author_commands", "data_commands"),
+    *("export_commands", "track_commands"),
 ]
 TENSORS = (
     *(
@@ -81,13 +82,16 @@ HOMES = {
     "ray": set[str](),
     "gradio": {"viewer.app"},
     "pyarrow": {"datasets", "table", "viewer.parquet"},
-    "datasets": set[str](),
+    "datasets": {"export.saved"},
+    "wandb": {"track.wandb"},
+    "mlflow": {"track.mlflow"},
+    "tensorboard": {"track.tensorboard"},
     "math_verify": {"rewards.symbolic"},
     "reasoning_gym": {"rewards.reasoning_gym"},
     "langdetect": {"rewards.ifeval_checks"},
     "jsonschema": {"rewards.json_schema"},
 }
-PARTS = ("rewards", "sequence_processing", "viewer")
+PARTS = ("rewards", "sequence_processing", "viewer", "export", "track")
 """Modules that are folders."""
 CONTENT = {"agents", "resources_servers", "responses_api_models", "configs", "data"}
 

@@ -1,0 +1,77 @@
+"""Formats that other frameworks dump their own rollouts in, for tools that were built on those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from nemo_like.export.format import AS_IT_IS, MESSAGES, as_text, rollout_format, truth_text
+from nemo_like.export.rollout import Rollout, text_of
+from nemo_like.export.settings import ExportConfig
+from nemo_like.types import Json
+
+VERL_DUMP = {"input": "string", "output": "string", "gts": "string", "score": "double", "step": "int64"}
+VERIFIERS = {
+    "example_id": "int64",
+    "prompt": MESSAGES,
+    "completion": MESSAGES,
+    "answer": "string",
+    "info": AS_IT_IS,
+    "reward": "double",
+    "is_completed": "bool",
+    "is_truncated": "bool",
+    "stop_condition": "string",
+    "tool_defs": "string",
+    "token_usage": {"input_tokens": "double", "output_tokens": "double"},
+}
+
+
+@rollout_format("verl_dump", VERL_DUMP, needs_reward=True, extra_numbers=True)
+def verl_dump(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
+    """verl's dump, `{input, output, gts, score, step}` and the parts of the reward: its rollout_viewer."""
+    row = {
+        "input": text_of(rollout.prompt),
+        "output": text_of(rollout.completion),
+        "gts": truth_text(rollout.expected),
+        "score": rollout.reward,
+        "step": config.step,
+    }
+    yield _components(rollout, VERL_DUMP) | row
+
+
+@rollout_format("verifiers", VERIFIERS, extra_numbers=True)
+def verifiers(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
+    """The flat row of verifiers' results: prompt, completion, answer, info, the reward and its parts."""
+    row: Json = {
+        "example_id": int(rollout.row.get("_ng_task_index") or 0),
+        "prompt": rollout.prompt,
+        "completion": rollout.completion,
+        "answer": truth_text(rollout.expected),
+        "info": _info(rollout),
+        "reward": rollout.reward,
+        "is_completed": not rollout.truncated,
+        "is_truncated": rollout.truncated,
+        "stop_condition": "max_tokens" if rollout.truncated else "completed",
+    }
+    if rollout.tools:
+        row["tool_defs"] = as_text(rollout.tools)
+    if rollout.usage:
+        used = ("input_tokens", "output_tokens")
+        row["token_usage"] = {name: float(rollout.usage.get(name) or 0) for name in used}
+    yield _components(rollout, VERIFIERS) | row
+
+
+def _info(rollout: Rollout) -> Json:
+    """What the task says beyond its prompt and answer."""
+    own = rollout.row.get("info")
+    if isinstance(own, dict):
+        return cast(Json, own)
+    return {
+        name: value
+        for name, value in rollout.task_fields.items()
+        if name not in rollout.components and name != "answer"
+    }
+
+
+def _components(rollout: Rollout, columns: Json) -> Json:
+    return {name if name not in columns else f"{name}_part": v for name, v in rollout.components.items()}

@@ -1,0 +1,1 @@
+"""Real trainers, one step each on our files: `make test-trainers`, in a virtual environment of their own."""
