@@ -131,6 +131,8 @@ def settle_rescoring(files: Files, now: Json, run: Json) -> None:
 
 def differences(before: Json, now: Json) -> list[str]:
     """The keys in which two fingerprints disagree; an agent that only one of them has is no disagreement."""
+    if not before:
+        return []  # nobody has made anything yet
 
     def agents(fingerprint: Json) -> set[str]:
         return {key.split(".")[0] for key in fingerprint} - RECIPE_KEYS
