@@ -110,8 +110,7 @@ def settle(files: Files, agents: Sequence[Agent], recipe: Json, run: Json) -> No
     now: Json = {f"{agent.name}.{key}": value for agent in agents for key, value in agent.identity.items()}
     # Compared as it is kept, or what holds a secret would differ from itself.
     now, before = redacted(now | recipe), _kept(files)
-    if before:
-        _refuse(files, before, now, differences(before, now))
+    _refuse(files, before, now, differences(before, now))
     _keep(files, before | now, run)
 
 
