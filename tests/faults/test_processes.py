@@ -95,7 +95,8 @@ def test_a_second_ctrl_c_ends_at_once_and_what_was_finished_is_there(toys: Proje
 
 def test_too_few_files_are_refused_before_the_start_by_name(toys: Project) -> None:
     write_tasks(toys.path / "tasks.jsonl", 2)
-    command = f"ulimit -n 200 && exec {BIN}/ng_collect_rollouts {TOY} {INPUT} {OUTPUT}"
+    many = "+num_samples_in_parallel=64"
+    command = f"ulimit -n 200 && exec {BIN}/ng_collect_rollouts {TOY} {INPUT} {OUTPUT} {many}"
     done = subprocess.run(
         ["bash", "-c", command.replace("[", "\\[")],
         cwd=toys.path,
