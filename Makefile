@@ -20,7 +20,8 @@ test-engines: .venv/.tests
 	PYTHON=$(PYTHON) scripts/set_up_engines.sh
 	NEMO_LIKE_ENGINES=llama_server,vllm,vllm_float32,transformers,litellm $(BIN)/pytest tests/engines
 
-test-trainers: .venvs/trainers/.ready
+test-trainers: .venv/.tests .venvs/trainers/.ready .venvs/verifiers/.ready
+	$(BIN)/pytest tests/trainers
 	HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 TOKENIZERS_PARALLELISM=false \
 		.venvs/trainers/bin/python -m tests.trainers.run
 
@@ -40,6 +41,10 @@ format: .venv/.tests
 .venv/.tests: pyproject.toml scripts/set_up.sh
 	PYTHON=$(PYTHON) scripts/set_up.sh tests
 	touch $@ .venv/.ready
+
+.venvs/verifiers/.ready: environments/word_count/pyproject.toml scripts/set_up_verifiers.sh
+	PYTHON=$(PYTHON) scripts/set_up_verifiers.sh
+	touch $@
 
 .venvs/trainers/.ready: pyproject.toml scripts/set_up_trainers.sh tests/trainers/requirements.txt tests/trainers/requirements_alone.txt
 	PYTHON=$(PYTHON) scripts/set_up_trainers.sh

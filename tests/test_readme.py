@@ -28,9 +28,13 @@ READMES = [
     ROOT / "README_generate_rollouts.md",
     *sorted((ROOT / "examples").glob("*.md")),
     *(ROOT / folder / "README.md" for folder in ("benchmarks", "data", "tests/faults", "tests/gym_configs")),
+    *(ROOT / folder / "README.md" for folder in ("rollout_generation", "litellm", "environments/word_count")),
 ]
-NEEDS_SCRIPTS = {"README_generate_rollouts.md"}
-"""Pages whose commands are typed in the repository."""
+NEEDS = {
+    "README_generate_rollouts.md": "scripts",
+    "rollout_generation/README.md": "rollout_generation/generate_rollouts.py",
+}
+"""Pages whose commands are typed in the repository, and what they want of it."""
 
 
 def blocks(readme: Path) -> list[tuple[str, str]]:
@@ -43,8 +47,9 @@ def blocks(readme: Path) -> list[tuple[str, str]]:
 def test_a_readme_does_what_it_says(readme: Path, project: Project, no_orphans: None) -> None:
     """Blocks that begin with `# some/file` are saved there, `bash` and other `python` blocks are run, others
     only show."""
-    if readme.name in NEEDS_SCRIPTS:
-        (project.path / "scripts").symlink_to(ROOT / "scripts")
+    if needed := NEEDS.get(str(readme.relative_to(ROOT))):
+        (project.path / needed).parent.mkdir(exist_ok=True)
+        (project.path / needed).symlink_to(ROOT / needed)
     background: list[subprocess.Popen[str]] = []
     try:
         for language, text in blocks(readme):

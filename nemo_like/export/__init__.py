@@ -19,7 +19,7 @@ FAMILIES = {
     "preferences": ("dpo", "reward_pairs", "nemo_rl_dpo"),
     "groups": ("grpo", "prompts", "verl_rl", "verl_responses"),
     "tokens": ("tokens", "verl_tokens", "skyrl_tokens", "nemo_rl_tokens"),
-    "dumps": ("verl_dump", "verifiers"),
+    "dumps": ("verl_dump", "verifiers", "prime_rl"),
 }
 
 FORMATS.found_in({name: f"{__name__}.{family}" for family, names in FAMILIES.items() for name in names})

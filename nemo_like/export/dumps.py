@@ -24,6 +24,14 @@ VERIFIERS = {
     "tool_defs": "string",
     "token_usage": {"input_tokens": "double", "output_tokens": "double"},
 }
+PRIME_RL = {
+    "prompt": MESSAGES,
+    "completion": MESSAGES,
+    "reward": "double",
+    "answer": "string",
+    "info": AS_IT_IS,
+    "metadata": {"user_id": "string", "session_id": "string"},
+}
 
 
 @rollout_format("verl_dump", VERL_DUMP, needs_reward=True, extra_numbers=True)
@@ -59,6 +67,22 @@ def verifiers(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
         used = ("input_tokens", "output_tokens")
         row["token_usage"] = {name: float(rollout.usage.get(name) or 0) for name in used}
     yield _components(rollout, VERIFIERS) | row
+
+
+@rollout_format("prime_rl", PRIME_RL, extra_numbers=True)
+def prime_rl(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
+    """A row of `rollout_generation/`: prompt, completion, reward and its parts, answer, info, metadata."""
+    yield _components(rollout, PRIME_RL) | {
+        "prompt": rollout.prompt,
+        "completion": rollout.completion,
+        "answer": truth_text(rollout.expected),
+        "info": _info(rollout),
+        "reward": rollout.reward,
+        "metadata": {
+            "user_id": str(rollout.params.get("user") or ""),
+            "session_id": f"{rollout.task_key}.{rollout.rollout_index}",
+        },
+    }
 
 
 def _info(rollout: Rollout) -> Json:
