@@ -127,7 +127,8 @@ def _make_tasks(file: Path, number: int, *, worked_examples: bool, scripted: boo
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     lines: list[bytes] = []
-    for at, task in enumerate(islice(load_file(content_root() / GENERATOR).tasks(random.Random()), number)):
+    made: Iterator[Json] = load_file(content_root() / GENERATOR).tasks(random.Random())
+    for at, task in enumerate(islice(made, number)):
         params: Json = task["responses_create_params"] | {"user": "word_count"}
         if not worked_examples:
             params["input"] = params["input"][-1:]
