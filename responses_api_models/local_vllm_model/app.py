@@ -111,3 +111,7 @@ class LocalVLLMModel(ModelServer[LocalVLLMConfig]):
         """As `vllm_model` answers, once the engine is up; raises as `responses`."""
         await self.engine.up()
         return await self._model.chat_completions(body)
+
+    async def queued(self) -> int | None:
+        """Requests that wait in the engine, where it says so."""
+        return await self._model.queued()

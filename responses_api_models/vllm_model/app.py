@@ -13,7 +13,9 @@ from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat
 from nemo_like.client import Client, Provider, base_url_of, rollout_id
+from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
+from nemo_like.rate import Rate, RateConfig
 from nemo_like.replicas import Replicas
 from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.types import Json, merged
@@ -27,7 +29,7 @@ DIVERGES = "prompt_diverges_at"
 """Key of an item whose prompt does not begin with the tokens of the step before: where it stops to."""
 
 
-class EngineConfig(ModelConfig):
+class EngineConfig(ModelConfig, RateConfig):
     """How an engine is asked, wherever it runs."""
 
     timeout_s: float = Field(600.0, gt=0)
@@ -109,7 +111,10 @@ class VLLMModel(ModelServer[VLLMConfig]):
     def __init__(self, config: VLLMConfig, *, name: str, client: Client) -> None:
         super().__init__(config, name=name, client=client)
         urls = cast(list[str], config.base_url)
+        self._rate = Rate.of(config, workers=client.workers_of(name))
+        """Of all the engines together."""
         self._replicas = Replicas([self._provider(url) for url in urls])
+        self._queues = [EngineQueue(client, url) for url in urls]
         given = merged(NEUTRAL, config.sampling_defaults)
         self._neutral: Json = {key: value for key, value in given.items() if value is not None}
         self._defaults = dict(self._neutral)
@@ -130,7 +135,14 @@ class VLLMModel(ModelServer[VLLMConfig]):
             api_key=config.api_key.get_secret_value(),
             timeout_s=config.timeout_s,
             max_retries=config.max_retries,
+            rate=self._rate,
         )
+
+    async def queued(self) -> int | None:
+        """The queues of all engines that tell theirs; None where none does."""
+        told = await asyncio.gather(*(queue.length() for queue in self._queues))
+        lengths = [length for length in told if length is not None]
+        return sum(lengths) if lengths else None
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:

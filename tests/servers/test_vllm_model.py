@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -441,3 +442,48 @@ def test_a_rollout_stays_with_its_engine() -> None:
         assert not asked[0] & asked[1]
 
     asyncio.run(run())
+
+
+def test_a_rate_holds_requests_back_and_the_answer_says_for_how_long() -> None:
+    """One a second: the first goes at once, the second a second after it."""
+    start = time.monotonic()
+    answers = ask_all(Engine(completion()), [QUESTION] * 2, requests_per_minute=60)
+    took_s = time.monotonic() - start
+    first_s, second_s = (answer.get("_ng_queued_s", 0.0) for _, answer in answers)
+    assert took_s >= 1 and first_s == 0
+    assert second_s > 0 or took_s > 1.5
+
+
+def test_the_queues_of_all_engines_are_told_together() -> None:
+    async def run() -> Any:
+        async with Telling(3) as one, Telling(4) as other, Client({}) as client:
+            given = {"base_url": [one.url, other.url], "model": "m"}
+            config = VLLMModel.config_class().from_mapping(given, where="policy_model")
+            app = VLLMModel(config, name="policy_model", client=client).app()
+            status, answer = await call_app(app, "/load", b"{}", {})
+            assert status == 200
+            return orjson.loads(answer)["queued"]
+
+    assert asyncio.run(run()) == 7
+
+
+class Telling(Engine):
+    """An engine that tells how many requests wait in it."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(completion())
+        self._waiting = waiting
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        text = f'vllm:num_requests_waiting{{model_name="m"}} {self._waiting}.0\n'
+
+        async def metrics(_: web.Request) -> web.Response:
+            return web.Response(text=text)
+
+        app.router.add_get("/metrics", metrics)
+        self._runner = web.AppRunner(app, handle_signals=False)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
+        return self
