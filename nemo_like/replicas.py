@@ -13,15 +13,17 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from nemo_like.client import Client, Provider
 from nemo_like.errors import PartError
 from nemo_like.types import Json
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DOWN_S = 15.0
 """Seconds for which a replica that failed is asked only where there is no other; health ends them earlier."""
@@ -95,6 +97,36 @@ class Replicas:
         Raises:
             PartError: every replica failed, or one refused the request.
         """
+
+        async def ask(replica: Replica, provider: Provider) -> tuple[Json, Provider]:
+            async with replica.busy():
+                return await provider.post(path, body), provider
+
+        return await self._somewhere(ask, key, at_root=at_root)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: Json, *, key: str = ""
+    ) -> AsyncGenerator[AsyncGenerator[bytes] | Json]:
+        """As `post`, of an answer that comes in pieces: another replica is asked only before the first.
+
+        Raises:
+            PartError: as `post`; `unreachable` where the replica is found dead on the way.
+        """
+        async with AsyncExitStack() as stack:
+
+            async def begin(replica: Replica, provider: Provider) -> AsyncGenerator[bytes] | Json:
+                async with AsyncExitStack() as opening:
+                    await opening.enter_async_context(replica.busy())
+                    answer = await opening.enter_async_context(provider.stream(path, body))
+                    await stack.enter_async_context(opening.pop_all())
+                    return answer
+
+            yield await self._somewhere(begin, key)
+
+    async def _somewhere(
+        self, ask: Callable[[Replica, Provider], Awaitable[T]], key: str, *, at_root: bool = False
+    ) -> T:
         untried = [*range(len(self._all))]
         while True:
             at = self._choose(key, untried)
@@ -106,8 +138,7 @@ class Replicas:
             if at_root:
                 provider = replace(provider, base_url=server_root(provider.base_url))
             try:
-                async with replica.busy():
-                    return await provider.post(path, body), provider
+                return await ask(replica, provider)
             except PartError as error:
                 lacks_path = at_root and error.kind == "not_found"
                 if len(self._all) == 1 or error.kind in THE_REQUESTS_FAULT or lacks_path:

@@ -1,7 +1,7 @@
 """An engine that starts and stops with the run: vLLM, SGLang, llama.cpp, transformers, or any command."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -111,6 +111,20 @@ class LocalVLLMModel(ModelServer[LocalVLLMConfig]):
         """As `vllm_model` answers, once the engine is up; raises as `responses`."""
         await self.engine.up()
         return await self._model.chat_completions(body)
+
+    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
+        """As `vllm_model` streams, once the engine is up."""
+        await self.engine.up()
+        async with aclosing(self._model.stream_responses(params)) as events:
+            async for event in events:
+                yield event
+
+    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
+        """As `vllm_model` streams, once the engine is up."""
+        await self.engine.up()
+        async with aclosing(self._model.stream_chat_completions(body)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def queued(self) -> int | None:
         """Requests that wait in the engine, where it says so."""

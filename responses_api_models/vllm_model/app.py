@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -12,12 +12,15 @@ from prometheus_client import Counter
 from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat
+from nemo_like.chunk_reader import read_chunks
 from nemo_like.client import Client, Provider, base_url_of, rollout_id
 from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
 from nemo_like.rate import Rate, RateConfig
 from nemo_like.replicas import Replicas
 from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.sse import decoded, encoded
+from nemo_like.streams import ends_completion, relayed
 from nemo_like.types import Json, merged
 
 from . import tokens
@@ -190,6 +193,48 @@ class VLLMModel(ModelServer[VLLMConfig]):
             chat.to_response(answer.completion, body)  # for its checks
         return answer.completion
 
+    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
+        """Events made of the engine's chunks, as those come."""
+        asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}
+        async with self._chunks(asked) as chunks:
+            if chunks is None:
+                events = super().stream_responses(params)
+            else:
+                events = _numbered(read_chunks(decoded(chunks), params))
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+
+    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
+        """The engine's chunks as they come."""
+        async with self._chunks(body) as chunks:
+            if chunks is None:
+                pieces = super().stream_chat_completions(body)
+            else:
+                pieces = relayed(chunks, ends_completion)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+
+    @asynccontextmanager
+    async def _chunks(self, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | None]:
+        """What the engine streams; None where its whole answer is wanted: for its token ids, and after a
+        refusal, which a whole answer knows how to mend."""
+        if self.config.return_token_id_information:
+            yield None
+            return
+        asked = self._body(body) | {"stream": True}
+        asked |= {key: body[key] for key in ("stream_options",) if key in body}
+        async with AsyncExitStack() as stack:
+            opening = self._replicas.stream("/chat/completions", asked, key=rollout_id.get())
+            try:
+                answer = await stack.enter_async_context(opening)
+            except PartError as error:
+                if error.kind not in ("bad_request", "context_overflow"):
+                    raise
+                answer = None
+            yield None if isinstance(answer, dict) else answer
+
     async def _answer(self, asked: Json, past: list[int]) -> Answer:
         body = self._body(asked)
         try:
@@ -324,3 +369,10 @@ def _refused(error: PartError, neutral: Json) -> set[str]:
     """The sampling parameters, of those that are not of the OpenAI API, whose names a refusal holds."""
     ours = neutral.keys() - {"temperature", "top_p"} if error.kind == "bad_request" else set[str]()
     return {key for key in ours if re.search(rf"\b{key}\b", error.message)}
+
+
+async def _numbered(events: AsyncIterable[Json]) -> AsyncGenerator[bytes]:
+    number = 0
+    async for event in events:
+        yield encoded(event | {"sequence_number": number})
+        number += 1

@@ -487,3 +487,67 @@ class Telling(Engine):
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
         return self
+
+
+CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+
+class Speaking(Engine):
+    """An engine that streams "4", and "2" only once `heard` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(completion())
+        self.heard = asyncio.Event()
+
+    async def _reply(self, request: web.Request) -> web.StreamResponse:  # type: ignore[override]
+        self.asked.append(await request.json())
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await answer.prepare(request)
+        for delta, finish in (({"content": "4"}, None), ({"content": "2"}, None), ({}, "stop")):
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            await answer.write(b"data: " + orjson.dumps(CHUNK | {"choices": [choice]}) + b"\n\n")
+            if delta == {"content": "4"}:
+                await self.heard.wait()
+        await answer.write(b"data: [DONE]\n\n")
+        return answer
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_stream_is_passed_on_while_the_engine_speaks(api: str) -> None:
+    async def run() -> tuple[str, Json]:
+        async with Speaking() as engine, Client({}) as client:
+            given = {"base_url": engine.url, "model": "m"}
+            config = VLLMModel.config_class().from_mapping(given, where="policy_model")
+            server = VLLMModel(config, name="policy_model", client=client)
+            body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+            pieces = (
+                server.stream_chat_completions(body)
+                if api == "chat"
+                else server.stream_responses(QUESTION | {"stream": True})
+            )
+            told = ""
+            async for piece in pieces:
+                told += piece.decode()
+                if '"4"' in told:
+                    engine.heard.set()
+            return told, engine.asked[0]
+
+    told, asked = asyncio.run(run())
+    assert asked["stream"] is True and asked["top_k"] == -1
+    assert told.index('"4"') < told.index('"2"')
+    assert told.endswith("data: [DONE]\n\n") if api == "chat" else "response.completed" in told
+
+
+def test_a_stream_that_the_engine_has_no_room_for_is_cut_as_a_whole_answer_is() -> None:
+    refusal = {"error": {"message": "This model's maximum context length is 8 tokens", "code": 400}}
+    [(status, answer)] = ask_all(Engine(lambda _: (400, refusal)), [QUESTION])
+    assert status == 200 and answer["status"] == "incomplete"
+
+    async def run() -> str:
+        async with Engine(lambda _: (400, refusal)) as engine, Client({}) as client:
+            given = {"base_url": engine.url, "model": "m", "max_retries": 0}
+            config = VLLMModel.config_class().from_mapping(given, where="policy_model")
+            server = VLLMModel(config, name="policy_model", client=client)
+            return b"".join([piece async for piece in server.stream_responses(QUESTION)]).decode()
+
+    assert "response.incomplete" in asyncio.run(run())
