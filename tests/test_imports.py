@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def modules() -> dict[str, Path]:
     return files | {name: PACKAGE / name / "__init__.py" for name in PARTS}
 
 
+@cache
 def imported(file: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
