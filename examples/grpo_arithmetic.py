@@ -61,7 +61,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="one run each, one after the other")
-    add("--steps", type=int, default=30)
+    add("--steps", type=int, default=10)
     add("--questions", type=int, default=8, help="B")
     add("--responses", type=int, default=8, help="G")
     add("--max_new_tokens", type=int, default=12)
@@ -69,7 +69,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--trained_layers", type=int, default=10, help="the last so many; the others stay as they are")
     add("--held_out", type=int, default=64, help="questions to evaluate on, none of which is trained on")
     add("--held_out_responses", type=int, default=2)
-    add("--evaluate_every", type=int, default=10, help="steps; before the first and after the last, too")
+    add("--evaluate_every", type=int, default=5, help="steps; before the first and after the last, too")
     add("--model", default=EMBEDDED, help="a folder of transformers, or 'embedded'")
     add("--output", type=Path, default=Path("results/grpo_arithmetic"))
     return parser.parse_args(arguments)
