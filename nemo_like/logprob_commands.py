@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Sequence
 
 from nemo_like.command import command
@@ -42,9 +43,15 @@ def score_logprobs() -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.default_int_handler)
-        summary = score(wanted, load_model)
+        summary = score(wanted, load_model, _show)
         print(format_report(summary))
         print(f"\n{wanted.output_jsonl_fpath}")
         return 0 if summary["rollouts"] else 1
 
     return command("ng_score_logprobs", score_logprobs, [ScoreLogprobsConfig], main)
+
+
+def _show(lines: int) -> None:
+    """How far it is, where somebody looks."""
+    if sys.stderr.isatty():
+        print(f"\r{lines:,} lines read", end="", file=sys.stderr, flush=True)

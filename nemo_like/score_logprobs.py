@@ -46,7 +46,7 @@ class ScoreLogprobsConfig(Settings):
     reference: str | None = None
     """Another such model, to take the policy's divergence from."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What the models compute in; log-probabilities are taken in float32 in any case."""
+    """What the models compute in: float32, bfloat16 or float16. Log-probabilities are taken in float32."""
     temperature: float = Field(1.0, gt=0)
     """What logits are divided by; the sampling's, where the engine's log-probabilities are of that."""
     tf_batch_size: int = Field(16, ge=1)
