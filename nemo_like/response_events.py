@@ -232,20 +232,21 @@ def _missing(at: int, item: Json, begun: set[int], said: Counter[tuple[int, str]
     if at not in begun:
         begun.add(at)
         yield {"type": ADDED, "output_index": at, "item": item}
-    for kind, text in _pieces(item):
+    for kind, text, place in _pieces(item):
         if rest := text[said[at, kind] :]:
-            yield {"type": kind, "output_index": at, "delta": rest}
+            yield {"type": kind, "output_index": at, **place, "delta": rest}
         said[at, kind] = max(0, said[at, kind] - len(text))
 
 
-def _pieces(item: Json) -> Iterator[tuple[str, str]]:
-    """The texts of an item, each with the event that brings it."""
+def _pieces(item: Json) -> Iterator[tuple[str, str, Json]]:
+    """The texts of an item, each with the event that brings it and which part of the item it is."""
     if item.get("type") == "function_call":
-        yield ARGUMENTS, text_of(item.get("arguments"))
+        yield ARGUMENTS, text_of(item.get("arguments")), {}
     for field in ("summary", "content"):
-        for part in objects_in(item.get(field)):
+        for index, part in enumerate(objects_in(item.get(field))):
             if words := PARTS.get(text_of(part.get("type"))):
-                yield f"response.{words.delta}.delta", text_of(part.get(words.text))
+                kind = f"response.{words.delta}.delta"
+                yield kind, text_of(part.get(words.text)), {f"{field}_index": index}
 
 
 def failure_of(event: Json) -> PartError | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from nemo_like.errors import ConfigError, did_you_mean
 from nemo_like.types import Json
@@ -14,6 +15,8 @@ from nemo_like.types import Json
 SECRET_KEY = re.compile(
     r"(^|_)(api_?key|key|password|passwd|secret|credentials?|authorization|(?<!s_)token)$", re.I
 )
+BRANCH = re.compile(r"(constrained|function|literal|dict|list|tuple|set|nullable)[\[-]|(int|str|float|bool)$")
+"""How pydantic names a type of several in the place of an error."""
 REDACTED = "***"
 
 S = TypeVar("S", bound="Settings")
@@ -57,8 +60,7 @@ def explain(
 ) -> str:
     """A validation error as one line a value: `FILE:LINE: WHERE: KEY: REASON (got VALUE)`."""
     lines: list[str] = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
+    for key, item in _told(error):
         place = f"{origin}: {where}" if (origin := origin_of(origins or {}, key)) else where
         if item["type"] == "extra_forbidden":
             hint = "" if "." in key else did_you_mean(key, known)
@@ -71,6 +73,16 @@ def explain(
         got = "" if is_secret(key) else f" (got {_short(item['input'])})"
         lines.append(f"{place}: {key}: {reason}{got}")
     return "\n".join(lines)
+
+
+def _told(error: ValidationError) -> list[tuple[str, ErrorDetails]]:
+    """What is wrong with each key; of one that may be of several types, what is wrong with the type it is."""
+    told = [
+        (".".join(str(part) for part in item["loc"] if not BRANCH.match(str(part))), item)
+        for item in error.errors(include_url=False)
+    ]
+    of_a_type = {key for key, item in told if not item["type"].endswith("_type")}
+    return [(k, item) for k, item in told if k not in of_a_type or not item["type"].endswith("_type")]
 
 
 def origin_of(origins: Mapping[str, str], key: str) -> str:

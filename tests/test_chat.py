@@ -872,7 +872,12 @@ def test_items_that_chat_has_no_words_for_survive_the_round_trip(
 FIELDS = ["type", "role", "content", "input", "output", "messages", "choices", "message", "tool_calls"]
 VALUES = ["message", "user", "assistant", "tool", "function_call", "reasoning", "input_image", "function"]
 anything = st.recursive(
-    st.none() | flags | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(VALUES),
+    st.none()
+    | flags
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(VALUES),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
     max_leaves=20,
 )

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -54,8 +55,11 @@ async def model_server(kind: str, workers: int = 1, **settings: Any) -> AsyncGen
     urls = [f"http://127.0.0.1:{each.getsockname()[1]}/~{NAME}" for each in listeners]
     server = ServerSpec(name=NAME, file=str(MODELS / kind / "app.py"), settings=settings, listener=0)
     async with AsyncExitStack() as stack:
+        logs = stack.enter_context(TemporaryDirectory())
         for index, listener in enumerate(listeners):
-            spec = WorkerSpec(index=index, servers=[server], peers={NAME: urls}, listener=0, report=0)
+            spec = WorkerSpec(
+                index=index, servers=[server], peers={NAME: urls}, listener=0, report=0, log_dir=logs
+            )
             worker = Worker(spec)
             client = await stack.enter_async_context(worker.run())
             await stack.enter_async_context(serving(Door(spec, worker.apps, {}, client), listener))
@@ -521,9 +525,12 @@ def test_a_server_streams_from_another_in_both_layouts(layout: str) -> None:
             settings={"script": script},
             listener=0,
         )
-        worker = Worker(WorkerSpec(index=0, servers=[server], peers={NAME: [""]}, listener=0, report=0))
-        async with worker.run() as local, AsyncExitStack() as stack:
-            client = local
+        async with AsyncExitStack() as stack:
+            logs = stack.enter_context(TemporaryDirectory())
+            worker = Worker(
+                WorkerSpec(index=0, servers=[server], peers={NAME: [""]}, listener=0, report=0, log_dir=logs)
+            )
+            client = await stack.enter_async_context(worker.run())
             if layout == "over HTTP":
                 listener = socket.create_server(("127.0.0.1", 0))
                 await stack.enter_async_context(serving(worker.apps[NAME], listener))

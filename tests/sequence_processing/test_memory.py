@@ -63,7 +63,7 @@ def test_every_architecture_tells_its_shape(architecture: str):
 
 def test_where_it_can_not_be_told_one_is_asked_for_a_number():
     some = SequenceProcessor(tiny.model(), tiny.tokenizer(), GenerationConfig(max_new_tokens=8))
-    del some.model.config.num_hidden_layers
+    some.model.config.num_hidden_layers = 0
     with pytest.raises(
         ValueError, match="gen_batch_size='auto': there is no telling what fits; give a number"
     ):
