@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Most tests wait for processes; those of one file share what is dear to make.
+IN_PARALLEL := --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-fast test-engines test-trainers check format bench soak examples clean
 
@@ -11,10 +13,10 @@ demo: .venv/.ready
 	@echo "next: source .venv/bin/activate, then: ng_run"
 
 test: .venv/.tests check
-	$(BIN)/pytest
+	$(BIN)/pytest $(IN_PARALLEL)
 
 test-fast: .venv/.tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(IN_PARALLEL)
 
 test-engines: .venv/.tests
 	PYTHON=$(PYTHON) scripts/set_up_engines.sh
