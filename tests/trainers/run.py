@@ -249,6 +249,8 @@ def main() -> int:
                 said = function(Path(folder))
             except ModuleNotFoundError as error:
                 said = f"not run: {package} here lacks {error.name}"
+            except ImportError as error:
+                said = f"not run: {package} does not import here: {error}"
             except Exception:  # noqa: BLE001  # printed, and counted
                 traceback.print_exc()
                 said, failed = "**failed**", failed + 1
