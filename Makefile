@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Most tests wait for processes; those of one file share what is dear to make.
-IN_PARALLEL := --numprocesses 2 --dist loadfile
+# Most tests wait for processes.
+IN_PARALLEL := --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-fast test-engines test-trainers check format bench soak examples clean
 
