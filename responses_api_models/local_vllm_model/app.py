@@ -1,6 +1,6 @@
 """An engine that starts and stops with the run: vLLM, SGLang, llama.cpp, transformers, or any command."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from nemo_like.errors import PartError
 from nemo_like.registry import load_file
+from nemo_like.replicas import THE_REQUESTS_FAULT
 from nemo_like.server import ModelServer
 from nemo_like.types import Json
 
@@ -99,18 +101,28 @@ class LocalVLLMModel(ModelServer[LocalVLLMConfig]):
             yield
 
     async def responses(self, params: Json) -> Json:
-        """As `vllm_model` answers, once the engine is up.
+        """As `vllm_model` answers, once the engine is up; asked once more where the engine dies meanwhile.
 
         Raises:
             PartError: in the engine's words; `unreachable` where it died too often.
         """
-        await self.engine.up()
-        return await self._model.responses(params)
+        return await self._answer(self._model.responses, params)
 
     async def chat_completions(self, body: Json) -> Json:
-        """As `vllm_model` answers, once the engine is up; raises as `responses`."""
+        """As `vllm_model` answers, and else as `responses`."""
+        return await self._answer(self._model.chat_completions, body)
+
+    async def _answer(self, ask: Callable[[Json], Awaitable[Json]], body: Json) -> Json:
         await self.engine.up()
-        return await self._model.chat_completions(body)
+        asked = self.engine.pid
+        try:
+            return await ask(body)
+        except PartError as error:
+            # Meanwhile its successor may have answered, that it is loading.
+            if error.kind in THE_REQUESTS_FAULT or not await self.engine.is_gone(asked):
+                raise
+        await self.engine.up()
+        return await ask(body)
 
     async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
         """As `vllm_model` streams, once the engine is up."""

@@ -26,6 +26,8 @@ POLL_TIMEOUT_S = 5.0
 TELL_S = 10.0
 """Seconds between two words on how the start goes."""
 LOG_TAIL_CHARACTERS = 2000
+NOTICE_S = 0.5
+"""Seconds by which a broken connection may be seen before the end of the process that held it."""
 STOP_S = 6.0
 """Longer than the leash's own patience."""
 PORTS = 3
@@ -109,6 +111,15 @@ class Engine:
             await self._ready.wait()
         if self._failure:
             raise PartError("unreachable", self._failure, where=self._name)
+
+    async def is_gone(self, pid: int) -> bool:
+        """Whether the engine that was on the leash `pid` has ended."""
+        process = self._process
+        if process is not None and process.pid == pid:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(NOTICE_S):
+                    await process.wait()
+        return process is None or process.pid != pid or process.returncode is not None
 
     async def _start_somewhere(self, client: Client) -> None:
         for attempt in range(PORTS):

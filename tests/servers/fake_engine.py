@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,9 +24,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if body["messages"][-1]["content"] == "die":
+        said = body["messages"][-1]["content"]
+        if said == "die":
             print("CUDA out of memory", flush=True)
             os._exit(7)
+        if said == f"hang {os.getpid()}":
+            print("hanging", flush=True)
+            time.sleep(600)
         key = self.headers.get("authorization") == f"Bearer {os.environ.get('FAKE_KEY')}"
         facts = {"pid": os.getpid(), "key": key, "model": body["model"], "arguments": sys.argv[1:]}
         facts["flag"] = os.environ.get("FAKE_FLAG")

@@ -160,6 +160,18 @@ class TestDeath:
 
         with_engine(work)
 
+    def test_what_was_asked_when_it_was_killed_is_answered_by_the_next(self) -> None:
+        async def work(ask: Ask, server: Any) -> None:
+            first = (await ask("?"))["pid"]
+            waiting = [asyncio.create_task(ask(f"hang {first}")) for _ in range(20)]
+            while log.read_text().count("hanging") < len(waiting):  # noqa: ASYNC110 another process writes it
+                await asyncio.sleep(0.05)
+            os.kill(server.engine.pid, signal.SIGKILL)
+            assert {(await answer)["pid"] for answer in waiting} == {(await ask("?"))["pid"]} != {first}
+
+        log = Path(".nemo_like/logs/policy_model-engine.log")
+        with_engine(work)
+
     def test_after_too_many_deaths_every_call_tells_why(self) -> None:
         async def work(ask: Ask, _: Any) -> PartError:
             with pytest.raises(PartError):
