@@ -107,8 +107,10 @@ class Engine:
         Raises:
             PartError: `unreachable`: it died too often.
         """
-        if not self._ready.is_set():
-            await self._ready.wait()
+        ended = self._process is not None and self._process.returncode is not None
+        if ended and not self._failure:
+            self._ready.clear()  # Its keeper may not have been told yet.
+        await self._ready.wait()
         if self._failure:
             raise PartError("unreachable", self._failure, where=self._name)
 
