@@ -61,7 +61,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--seeds", type=int, nargs="*", default=[0, 1, 2], help="one run each, one after the other")
-    add("--steps", type=int, default=10)
+    add("--steps", type=int, default=20)
     add("--questions", type=int, default=8, help="B")
     add("--responses", type=int, default=8, help="G")
     add("--max_new_tokens", type=int, default=12)
