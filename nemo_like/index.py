@@ -226,7 +226,8 @@ def numbers_of(row: Json) -> dict[str, float]:
 
 def agent_of(row: Json) -> str:
     """The name of the agent that made a row."""
-    return str(cast(Json, row.get("agent_ref") or {}).get("name", ""))
+    reference = row.get("agent_ref")
+    return str(cast(Json, reference).get("name", "")) if isinstance(reference, dict) else ""
 
 
 def as_scored(agent: str, key: str, index: int, success: int | None, numbers: str) -> Scored:

@@ -13,7 +13,7 @@ from nemo_like.errors import ConfigError, did_you_mean
 from nemo_like.types import Json
 
 SECRET_KEY = re.compile(
-    r"(^|_)(api_?key|key|password|passwd|secret|credentials?|authorization|(?<!s_)token)$", re.I
+    r"(^|[_-])(api[_-]?key|key|password|passwd|secret|credentials?|authorization|(?<!s_)token)$", re.I
 )
 BRANCH = re.compile(r"(constrained|function|literal|dict|list|tuple|set|nullable)[\[-]|(int|str|float|bool)$")
 """How pydantic names a type of several in the place of an error."""

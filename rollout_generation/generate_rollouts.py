@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -81,24 +82,30 @@ def save(rollouts: Path, kind: str) -> None:
         export(ExportConfig.from_mapping(values | {"overwrite": True, "workers": 1}, where="the script"))
 
 
-def show(rollouts: Path) -> None:
-    """Print the statistics of the rollouts, and the best of them."""
+def show(folder: Path) -> None:
+    """Print the statistics of the rollouts that were saved, and the best of them."""
+    import datasets  # pyright: ignore[reportMissingTypeStubs]
+
     best: Json = {"reward": float("-inf")}
     rewards: list[float] = []
-    for row in _rows(rollouts):
-        rewards.append(row["reward"])
-        best = max(best, row, key=lambda row: row["reward"])
-    print(f"\n✅ {len(rewards)} rollouts salvos em: rollouts/")
+    saved: Any = datasets.load_from_disk(str(folder))  # pyright: ignore[reportUnknownMemberType]
+    for row in saved:
+        if row["reward"] is not None:
+            rewards.append(row["reward"])
+            best = max(best, row, key=lambda row: row["reward"])
+    print(f"\n✅ {len(saved)} rollouts salvos em: {folder}/")
+    if len(rewards) < len(saved):
+        print(f"⚠️  sem reward: {len(saved) - len(rewards)}")
+    if not rewards:
+        return
     print("\n📊 Estatísticas:")
     print(f"   Reward médio: {statistics.fmean(rewards):.3f}")
     print(f"   Reward std: {statistics.pstdev(rewards):.3f}")
     print(f"   Min: {min(rewards):.3f}")
     print(f"   Max: {max(rewards):.3f}")
-    asked = best["responses_create_params"]["input"]
-    prompt = asked if isinstance(asked, str) else asked[-1]["content"]
     print("\nExemplo de rollout:")
-    print(f"   Prompt: {_short(prompt)}")
-    print(f"   Completion: {_short(best['output'][-1].get('content') or '')}")
+    print(f"   Prompt: {_short(best['prompt'][-1]['content'])}")
+    print(f"   Completion: {_short(best['completion'][-1]['content'] or '')}")
     print(f"   Reward: {best['reward']:.2f}")
 
 
@@ -138,11 +145,6 @@ def _make_tasks(file: Path, number: int, *, worked_examples: bool, scripted: boo
             params["metadata"] = {"script": orjson.dumps([said]).decode()}
         lines.append(orjson.dumps(task | {"responses_create_params": params}) + b"\n")
     write_whole(file, b"".join(lines))
-
-
-def _rows(file: Path) -> Iterator[Json]:
-    with file.open("rb") as lines:
-        yield from map(orjson.loads, lines)
 
 
 def _short(text: str) -> str:
@@ -185,7 +187,7 @@ def main() -> int:
         elif options.kind == "mock":
             status = _report(generate_mock(run, NUM_EXAMPLES), run)
         save(rollouts, options.kind)
-        show(rollouts)
+        show(Path("rollouts"))
     except (Error, OSError) as error:
         print(f"❌ {error}", file=sys.stderr)
         return 1

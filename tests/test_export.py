@@ -18,6 +18,7 @@ from nemo_like.export import FORMATS
 from nemo_like.export.export import export
 from nemo_like.export.groups import advantages
 from nemo_like.export.settings import ExportConfig
+from nemo_like.settings import redacted
 
 from .conftest import Json, Project, read_jsonl, write_jsonl
 from .exporting import TOOL, exported, items, mixed_rows, rollout, tool_items
@@ -300,6 +301,72 @@ def test_odd_lines_are_counted_and_stop_nothing(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("format", "fields"),
+    [
+        ("sft", {"response": {"output": [], "status": "incomplete", "incomplete_details": "x"}}),
+        ("sft", {"responses_create_params": {"input": ["hi"]}}),
+        ("verifiers", {"_ng_task_index": "abc"}),
+        ("verifiers", {"_ng_rollout_index": "abc"}),
+        ("openai", {"agent_ref": "x"}),
+        ("dpo", {"agent_ref": "x"}),
+        ("sft", {"response": {"output": "text"}}),
+    ],
+)
+def test_a_row_of_another_shape_costs_no_other_row(tmp_path: Path, format: str, fields: Json) -> None:
+    odd = rollout("odd") | fields
+    rows = [odd, rollout("t", 0, 1.0, "right"), rollout("t", 1, 0.0, "wrong"), odd | {"reward": 0.5}]
+    exported_rows, done = exported(tmp_path, rows, format)
+    assert exported_rows and done.facts["rollouts"]["total"] == 4
+
+
+def test_a_rollout_that_only_thought_is_no_row_of_fine_tuning(tmp_path: Path) -> None:
+    thought = rollout("odd", text="") | {
+        "output": [{"role": "assistant", "content": "", "reasoning_content": "Hm"}]
+    }
+    rows, done = exported(tmp_path, [thought, rollout("t")], "openai")
+    assert len(rows) == 1 and done.facts["rollouts"]["dropped"] == {"no answer": 1}
+    with pytest.raises(UsageError, match="openai has no place for tool_arguments=object"):
+        exported(tmp_path, [rollout("t")], "openai", tool_arguments="object", container="jsonl")
+
+
+def test_reasoning_counts_as_characters(tmp_path: Path) -> None:
+    thought = rollout("long") | {
+        "output": [{"role": "assistant", "content": "4", "reasoning_content": "Hm" * 5000}]
+    }
+    rows, _ = exported(tmp_path, [thought, rollout("t")], "sft", max_characters=5000)
+    assert len(rows) == 1
+
+
+def test_labels_are_what_is_balanced_and_counted(tmp_path: Path) -> None:
+    rewards = (1.3, 1.1, 1.1, 0.2)
+    rows = [rollout(f"t{i}", 0, r) | {"success": r > 1} for i, r in enumerate(rewards)]
+    found, done = exported(tmp_path, rows, "kto", balance=True, success_threshold=1.2)
+    assert sorted(row["label"] for row in found) == [False, True]
+    assert done.facts["success_rate"] == 0.5
+
+
+def test_numbers_of_the_task_are_no_parts_of_the_reward(tmp_path: Path) -> None:
+    fields = {"account_id": 77, "max_score": 10, "exact_match_reward": 1.0, "schema_validity": 0.5, "acc": 1}
+    rows, _ = exported(tmp_path, [rollout("t") | fields], "verl_dump")
+    assert {name for name in fields if name in rows[0]} == {"exact_match_reward", "schema_validity", "acc"}
+
+
+def test_what_a_request_sent_along_is_not_on_the_card(tmp_path: Path) -> None:
+    params = {"input": "?", "user": "anna", "seed": 3, "extra_headers": {"X-Api-Key": "sk-1"}}
+    _, done = exported(tmp_path, [rollout("t", params=params | {"temperature": 0.5})], "sft")
+    assert done.facts["made_by"]["sampling"] == [{"value": {"temperature": 0.5}, "rollouts": 1}]
+    assert redacted({"X-Api-Key": "sk-1"}) == {"X-Api-Key": "***"}
+
+
+def test_arguments_as_objects_load_again(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = mixed_rows()
+    exported(tmp_path, rows, "sft", tool_arguments="object", container="jsonl")
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert loaded["train"].num_rows == len((tmp_path / "out/train.jsonl").read_text().splitlines())
+
+
 def test_rollouts_of_several_files_are_grouped_by_task(tmp_path: Path) -> None:
     a = write_jsonl(tmp_path / "a.jsonl", [rollout("x", 0, 1.0, "right"), rollout("y", 0, 1.0, "alone")])
     b = write_jsonl(tmp_path / "b.jsonl", [rollout("x", 0, 0.0, "wrong")])
@@ -426,6 +493,21 @@ def test_an_export_never_overwrites_unless_it_is_told_to(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *("README.md", "export.json", "mine.txt", "train.jsonl")
     ]
+
+
+def test_overwriting_spares_what_no_export_made_and_the_rollouts(tmp_path: Path) -> None:
+    rollouts = write_jsonl(tmp_path / "train.jsonl", mixed_rows())
+    before = rollouts.read_bytes()
+    with pytest.raises(UsageError, match="output would replace one of the rollouts files"):
+        export(ExportConfig(rollouts=rollouts, format="sft", output=tmp_path, overwrite=True))
+    assert rollouts.read_bytes() == before
+    page = tmp_path / "mine/README.md"
+    page.parent.mkdir()
+    page.write_text("of a person")
+    with pytest.raises(UsageError, match=r"README\.md exists, and no export made it; it is not replaced"):
+        export(ExportConfig(rollouts=rollouts, format="sft", output=page.parent, overwrite=True))
+    assert [path.name for path in page.parent.iterdir()] == ["README.md"]
+    assert page.read_text() == "of a person"
 
 
 @pytest.mark.parametrize(

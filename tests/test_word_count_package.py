@@ -47,6 +47,10 @@ def test_its_weighted_parts_are_the_reward(tasks: ModuleType, reply: str, reward
 def test_a_configuration_of_prime_rl_is_toml_and_names_what_is_here(name: str) -> None:
     config = tomllib.loads((ROOT / f"configs/{name}.toml").read_text())
     assert config["model"]["name"]
+    if name == "prime_rl_sft":
+        # What its own comment makes is what it reads.
+        text = (ROOT / f"configs/{name}.toml").read_text()
+        assert f"+container=parquet +output={config['data']['name']}\n" in text
     if name == "train_with_rollouts":
         assert config["environment"]["env_id"] == "word-count"
         assert config["data"]["rollout_dir"] == "./rollout_generation/rollouts_custom"

@@ -13,7 +13,7 @@ from nemo_like.export.format import (
     task_format,
     with_tools,
 )
-from nemo_like.export.rollout import Rollout
+from nemo_like.export.rollout import Rollout, Unfit
 from nemo_like.export.selection import best_first
 from nemo_like.export.settings import ExportConfig
 from nemo_like.types import Json
@@ -31,7 +31,8 @@ def sft(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
 
 @rollout_format("prompt_completion", {**PAIR, **SCORE, **STOP})
 def prompt_completion(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
-    """Prompt and completion apart, each a list of messages: TRL's SFTTrainer with loss on the completion."""
+    """Prompt and completion apart, each a list of messages: TRL's SFTTrainer with loss on the completion,
+    with `assistant_only_loss=True` where tools speak in it."""
     row = with_tools({"prompt": rollout.prompt, "completion": rollout.completion}, rollout)
     yield row | score_of(rollout) | _stop(rollout)
 
@@ -46,9 +47,11 @@ def openai(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
     for message in messages:
         if "tool_calls" in message and not message["content"]:
             del message["content"]
-    # What ends with a tool has no answer to learn.
-    while messages[-1]["role"] == "tool":
+    # What ends with a tool, or with reasoning alone, has no answer to learn.
+    while messages and messages[-1]["role"] == "tool":
         messages.pop()
+    if not messages or not (messages[-1].get("content") or messages[-1].get("tool_calls")):
+        raise Unfit("no answer")
     yield {"messages": messages} | ({"tools": rollout.tools} if rollout.tools else {})
 
 

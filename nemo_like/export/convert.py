@@ -25,6 +25,10 @@ SMALL_BYTES = 64 * 2**20
 """Up to here one process is done before others have started."""
 
 
+MISSHAPEN = (TypeError, AttributeError, KeyError, ValueError, RowError)
+"""What a row raises that people wrote, in which something is of another shape than it has to be."""
+
+
 @dataclass(slots=True)
 class Block:
     """The rows of one rollout, or of one task, as lines of JSON."""
@@ -97,11 +101,8 @@ class Converter:
             self.selection.check(rollout, tally)
         except orjson.JSONDecodeError:
             tally.dropped["no JSON"] += 1
-        except Unfit as reason:
-            tally.dropped[str(reason)] += 1
-        except (TypeError, AttributeError, KeyError, ValueError, RowError) as error:
-            # A row that people wrote, in which something is of another shape than it has to be.
-            tally.dropped[f"misshapen ({type(error).__name__})"] += 1
+        except (Unfit, *MISSHAPEN) as error:
+            tally.dropped[_reason(error)] += 1
         else:
             return rollout
         return None
@@ -110,23 +111,22 @@ class Converter:
         assert self.format.of_rollout is not None
         try:
             rows = list(self.format.of_rollout(rollout, self.config))
-        except Unfit as reason:
-            chunk.tally.dropped[str(reason)] += 1
-            return
-        chunk.tally.divided += len(rows) > 1
-        self._finish(rows, [rollout], chunk)
+            self._finish(rows, [rollout], chunk)
+        except (Unfit, *MISSHAPEN) as error:
+            chunk.tally.dropped[_reason(error)] += 1
+        else:
+            chunk.tally.divided += len(rows) > 1
 
     def _write_group(self, group: list[Rollout], chunk: Chunk) -> None:
         assert self.format.of_task is not None
         try:
-            rows = list(self.format.of_task(group, self.config))
-        except Unfit as reason:
-            chunk.tally.tasks_dropped[str(reason)] += 1
+            self._finish(list(self.format.of_task(group, self.config)), group, chunk)
+        except (Unfit, *MISSHAPEN) as error:
+            chunk.tally.tasks_dropped[_reason(error)] += 1
             chunk.tally.dropped["of a task that became no row"] += len(group)
-            return
-        self._finish(rows, group, chunk)
 
     def _finish(self, rows: list[Json], rollouts: list[Rollout], chunk: Chunk) -> None:
+        """Add the rows to the chunk; raises, for what is misshapen, before it changes anything."""
         config, first = self.config, rollouts[0]
         split = self.selection.split_of(first)
         same, drawn = None, 0
@@ -134,19 +134,27 @@ class Converter:
             same = digest(first.prompt_json + first.answer_json)
         if config.balance:
             drawn = draw(config.seed, "balance", first.task_key, str(first.rollout_index))
-        for row in rows:
-            chunk.keys.update(row)
-        for rollout in rollouts:
-            chunk.tally.keep(rollout)
-            chunk.keys |= rollout.keys
         lines = b"".join([orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows])
         reward = first.reward if self.format.of_task is None else None
-        chunk.blocks.append(Block(lines, len(rows), split, reward, first.success, same, drawn))
+        # Where rows have a label, that is what is balanced and counted.
+        success = bool(rows[0].get("label", first.success))
+        block = Block(lines, len(rows), split, reward, success, same, drawn)
+        made_by = [rollout.made_by for rollout in rollouts]
+        chunk.blocks.append(block)
+        for row in rows:
+            chunk.keys.update(row)
+        for rollout, maker in zip(rollouts, made_by, strict=True):
+            chunk.tally.keep(maker)
+            chunk.keys |= rollout.keys
 
     def _line(self, source: int, offset: int, length: int) -> bytes:
         if source not in self._files:
             self._files[source] = os.open(self.paths[source], os.O_RDONLY | os.O_CLOEXEC)
         return os.pread(self._files[source], length, offset)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, Unfit) else f"misshapen ({type(error).__name__})"
 
 
 def converted(

@@ -87,6 +87,27 @@ class Target:
     def _beside(self, suffix: str) -> Path:
         return self.output.with_name(self.output.stem + suffix)
 
+    def holds(self, file: Path) -> bool:
+        """Whether `file` is among what is written."""
+        own = {path.resolve() for path in (self.output, self.card, self.facts, *map(self.data, SPLITS))}
+        folders = () if self.is_file else tuple((self.output / split).resolve() for split in SPLITS)
+        return file.resolve() in own or any(folder in file.resolve().parents for folder in folders)
+
+    def replaceable(self) -> list[Path]:
+        """What an earlier export left there.
+
+        Raises:
+            UsageError: something that no export made stands in the way.
+        """
+        try:
+            made: list[str] = orjson.loads(self.facts.read_bytes())["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            made = []
+        for path in self.existing():
+            if path.name not in made:
+                raise UsageError(f"{path} exists, and no export made it; it is not replaced")
+        return self.existing()
+
     def existing(self) -> list[Path]:
         """What of it is there already; of a data set of Hugging Face its whole folder."""
         files = [self.card, self.facts, *map(self.data, SPLITS)]
@@ -106,8 +127,11 @@ def export(config: ExportConfig) -> Exported:
     format = FORMATS.get(config.format)
     _check(config, format)
     target = Target(config.output, container_of(format, config.container, config.output))
+    if inside := [file for file in config.files if target.holds(file)]:
+        raise UsageError(f"output would replace one of the rollouts files: {inside[0]}")
     if target.existing() and not config.overwrite:
         raise UsageError(f"{target.existing()[0]} exists; overwrite=true replaces it")
+    target.replaceable()
     target.folder.parent.mkdir(parents=True, exist_ok=True)
     target.folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.folder) as folder:
@@ -127,12 +151,15 @@ def export(config: ExportConfig) -> Exported:
         _check_result(config, tally)
         columns = settle(columns_of(format, keys), list(lines.values()), format)
         facts = cards.facts(config, format, tally, sources.named, list(columns), target.container)
-        for old in target.existing():
+        for old in target.replaceable():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         files = _place(lines, target, columns)
         named = {} if target.container == "hf" else {split: target.data(split).name for split in lines}
-        text = cards.page(facts, format, features_of(columns), named)
+        # Arguments that are objects differ in their fields, which no declaration of columns can say.
+        features = None if config.tool_arguments == "object" else features_of(columns)
+        text = cards.page(facts, format, features, named)
         write_whole(target.card, text.encode())
+        facts["files"] = sorted({path.name for path in (*target.existing(), target.facts)})
         write_whole(target.facts, orjson.dumps(facts, option=orjson.OPT_INDENT_2))
     warnings = _warnings(config, tally)
     return Exported(facts=facts, files=[*files, target.card, target.facts], warnings=warnings)
@@ -253,11 +280,8 @@ def _check(config: ExportConfig, format: Format) -> None:
         raise UsageError(f"balance is for formats of single rollouts, and {format.name} is of tasks")
     if config.tool_arguments == "object" and config.container not in (None, "jsonl"):
         raise UsageError("tool_arguments=object needs container=jsonl: no column holds arguments that differ")
-    if config.tool_arguments == "object" and "jsonl" not in format.only:
+    if config.tool_arguments == "object" and (format.exact or "jsonl" not in format.only):
         raise UsageError(f"{format.name} has no place for tool_arguments=object")
-    inside = [file for file in config.files if file.resolve() == config.output.resolve()]
-    if inside:
-        raise UsageError(f"output is one of the rollouts files: {inside[0]}")
     if config.output.suffix not in (".jsonl", ".parquet", "") and not config.output.is_dir():
         raise UsageError(f"output should be a folder, or end in .jsonl or .parquet (got {config.output})")
 

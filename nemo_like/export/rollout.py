@@ -18,11 +18,17 @@ from nemo_like.export.settings import ExportConfig
 from nemo_like.index import agent_of, numbers_of
 from nemo_like.prompts import read_prompt
 from nemo_like.types import RESERVED_FIELDS, Json, content_text, parse_arguments
-from nemo_like.viewer.formats import COMPONENT_NAME, EXPECTED, NO_COMPONENTS
+from nemo_like.viewer.formats import EXPECTED, NO_COMPONENTS, names_component
 
 PREFIX = "original_"
 SAMPLING = ("temperature", "top_p")
-NOT_SAMPLING = frozenset({"input", "tools", "instructions", "metadata", "model"})
+NOT_SAMPLING = frozenset(
+    {
+        *("input", "tools", "instructions", "metadata", "model"),
+        # What differs from request to request, and what may be private.
+        *("seed", "user", "safety_identifier", "prompt_cache_key", "extra_headers", "extra_query"),
+    }
+)
 PLAIN = {"role", "content"}
 NO_TASK_FIELDS = RESERVED_FIELDS | {"responses_create_params", "reward_components"}
 
@@ -170,8 +176,13 @@ class Rollout:
 
     @lazy
     def characters(self) -> int:
-        """Characters of prompt and answer."""
-        return sum(len(m["content"]) for m in (*self.prompt, *self.completion))
+        """Characters of prompt and answer, reasoning and calls of tools among them."""
+        return sum(
+            len(m["content"])
+            + len(m.get("reasoning_content") or "")
+            + sum(len(str(call["function"])) for call in m.get("tool_calls") or ())
+            for m in (*self.prompt, *self.completion)
+        )
 
     @lazy
     def tokens(self) -> int | None:
@@ -188,6 +199,12 @@ class Rollout:
         params = self.params
         given = {k: params[k] for k in params if k not in NOT_SAMPLING and params[k] is not None}
         return orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()
+
+    @lazy
+    def made_by(self) -> dict[str, str]:
+        """What made it: model, agent and sampling."""
+        model = str(self.response.get("model") or "")
+        return {"model": model, "agent": self.agent, "sampling": self.sampling}
 
     @lazy
     def task_fields(self) -> Json:
@@ -214,7 +231,7 @@ class Rollout:
             parts = {
                 name: value
                 for name, value in self.task_fields.items()
-                if name not in NO_COMPONENTS and any(part in name for part in COMPONENT_NAME)
+                if name not in NO_COMPONENTS and names_component(name)
             }
         return {
             name: float(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
@@ -54,12 +54,10 @@ class Tally:
         """Rollouts that are in the rows."""
         return self.rollouts - self.dropped.total()
 
-    def keep(self, rollout: Rollout) -> None:
+    def keep(self, made_by: Mapping[str, str]) -> None:
         """Count what made a rollout that is in the rows."""
-        made_by = self.made_by
-        made_by["model"][rollout.response.get("model") or ""] += 1
-        made_by["agent"][rollout.agent] += 1
-        made_by["sampling"][rollout.sampling] += 1
+        for name, value in made_by.items():
+            self.made_by[name][value] += 1
 
     def merge(self, other: Tally) -> None:
         """Count what another piece counted."""

@@ -6,6 +6,7 @@ what is none of these is shown as the JSON that it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -31,7 +32,14 @@ EXPECTED = (
 )
 GIVEN = ("extracted_answer", "pred", "parsed_answer")
 NO_COMPONENTS = frozenset({"reward", "success", "seed", "difficulty", "step", "sample_idx", "data_idx"})
-COMPONENT_NAME = ("reward", "accuracy", "score", "credit", "match", "valid", "acc", "criteria")
+COMPONENT_NAME = re.compile(
+    r"(?!(max|min|expected)_)(.*_)?(acc|(reward|accuracy|score|credit|match|valid|criteria)[a-z]*)(_|$)", re.I
+)
+
+
+def names_component(name: str) -> bool:
+    """Whether a field of that name is a part of the reward, by the words in it."""
+    return COMPONENT_NAME.match(name) is not None
 
 
 @dataclass(slots=True)
@@ -112,7 +120,7 @@ class View:
             if isinstance(value, int | float)
             and name not in NO_COMPONENTS
             and not name.startswith("_")
-            and any(part in name for part in COMPONENT_NAME)
+            and names_component(name)
         }
 
 
