@@ -50,7 +50,8 @@ KINDS_OF_STATUS: dict[int, Kind] = {
 MESSAGE_CHARACTERS = 500
 OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|available context size"
-    r"|context length|maximum model length|max_model_len|context window|too many tokens",
+    r"|context length|maximum model length|max_model_len|context ?window|too many tokens|prompt is too long"
+    r"|exceeds the maximum number of tokens|must have less than \d+ tokens|and the model's context",
     re.I,
 )
 

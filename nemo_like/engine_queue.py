@@ -16,27 +16,29 @@ GAUGES = (
 """What vLLM, SGLang, llama.cpp's server and TGI call it."""
 LINE = re.compile(rf"^(?:{'|'.join(GAUGES)})(?:\{{.*\}})? +(\S+)", re.MULTILINE)
 ASK_S = 2.0
+MISSES = 5
+"""Answers without a queue after which it is not asked any more; one may be of a proxy while it loads."""
 
 
 class EngineQueue:
-    """How many requests wait in the engine at a base URL; asked once, and never again where it can't say."""
+    """How many requests wait in the engine at a base URL; not asked for ever where it can't say."""
 
     def __init__(self, client: Client, base_url: str) -> None:
         self._client = client
         # The endpoints of the API lie under /v1, the metrics beside it.
         self._url = re.sub(r"/v\d+\w*$", "", base_url.rstrip("/")) + "/metrics"
-        self._tells = True
+        self._misses = 0
 
     async def length(self) -> int | None:
         """Requests that wait; None where the engine does not say, or does not answer now."""
-        if not self._tells:
+        if self._misses == MISSES:
             return None
         try:
             text = (await self._client.fetch(self._url, timeout_s=ASK_S)).decode("utf-8", "replace")
         except (PartError, TimeoutError):
             return None
         length = read_queue(text)
-        self._tells = length is not None
+        self._misses = 0 if length is not None else self._misses + 1
         return length
 
 

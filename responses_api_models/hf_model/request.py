@@ -16,6 +16,11 @@ NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1,
     "logit_bias": {},
     "n": 1,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "stop_token_ids": [],
+    "bad_words": [],
+    "structured_outputs": {},
 }
 """What this server can't do, and the values that ask for nothing."""
 

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
+from uuid import uuid4
 
 from prometheus_client import Counter
 from pydantic import Field, SecretStr, field_validator
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 
 DIVERGES = "prompt_diverges_at"
 """Key of an item whose prompt does not begin with the tokens of the step before: where it stops to."""
+ANOTHER_ANSWER: Json = {"role": "assistant", "content": "…"}
+"""Beside the last answer it shows what the chat template puts behind an answer."""
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
 class EngineConfig(ModelConfig, RateConfig):
@@ -46,8 +51,8 @@ class EngineConfig(ModelConfig, RateConfig):
     """With token ids: where the chat template words the past otherwise, send the tokens that it really was,
     if the engine takes them."""
     uses_reasoning_parser: bool = True
-    """Earlier reasoning goes back to the engine as the field `reasoning_content`; false writes it into the
-    text, between `<think>` tags. Answers are understood both ways."""
+    """Earlier reasoning goes back to the engine as a field, `reasoning_content` and `reasoning`; false writes
+    it into the text, between `<think>` tags. Answers are understood both ways."""
     replace_developer_role_with_system: bool = False
     """For chat templates that know no `developer`."""
     chat_template_kwargs: Json = Field(default_factory=dict[str, Any])
@@ -255,6 +260,8 @@ class VLLMModel(ModelServer[VLLMConfig]):
     def _body(self, body: Json) -> Json:
         config = self.config
         with_tokens = tokens.ASKED if config.return_token_id_information else {}
+        if with_tokens and (body.get("n") or 1) != 1:
+            raise PartError("bad_request", "n should be 1 where return_token_id_information is on")
         if config.seed is not None and body.get("seed") is None:
             body = body | {"seed": seed_of(config.seed, rollout_id.get(), body.get("messages"))}
         return request_body(
@@ -319,6 +326,9 @@ class VLLMModel(ModelServer[VLLMConfig]):
 
     async def _with_past(self, body: Json, past: list[int]) -> Json:
         """`body` with the prompt that begins with `past`, where the chat template's does not."""
+        messages = cast(list[Json], body["messages"])
+        if any(_is_seen(message) for message in messages):
+            return body  # An engine unfolds images into tokens of its own.
         try:
             whole = (await self._tokenized(body))["tokens"]
         except PartError as error:
@@ -328,10 +338,12 @@ class VLLMModel(ModelServer[VLLMConfig]):
             return body
         if tokens.diverges_at(past, whole) is None:
             return body
-        messages = cast(list[Json], body["messages"])
         last = max(at for at, message in enumerate(messages) if message.get("role") == "assistant")
-        said = body | {"messages": messages[: last + 1], "add_generation_prompt": False}
-        prompt = tokens.spliced(past, (await self._tokenized(said))["tokens"], whole)
+        said, other = [
+            (await self._tokenized(body | {"messages": ended, "add_generation_prompt": False}))["tokens"]
+            for ended in (messages[: last + 1], [*messages[:last], ANOTHER_ANSWER])
+        ]
+        prompt = tokens.spliced(past, said, other, whole)
         return body if prompt is None else body | {"kv_transfer_params": {"prompt_token_ids": prompt}}
 
     async def _with_tokens(self, answer: Answer, past: list[int], *, keep_logprobs: bool) -> Answer:
@@ -362,7 +374,17 @@ def _cut(model: str) -> Json:
     """The completion of a conversation that does not fit."""
     message = {"role": "assistant", "content": ""}
     choice = {"index": 0, "message": message, "finish_reason": "length"}
-    return {"object": "chat.completion", "model": model, "choices": [choice]}
+    head = {"id": f"chatcmpl-{uuid4().hex}", "object": "chat.completion", "created": int(time.time())}
+    return head | {"model": model, "choices": [choice]}
+
+
+def _is_seen(message: Json) -> bool:
+    """Whether a message holds anything but text."""
+    parts = cast(Any, message.get("content"))
+    return isinstance(parts, list) and any(
+        not isinstance(part, dict) or cast(Json, part).get("type") not in (None, *TEXT_PARTS)
+        for part in cast(list[Any], parts)
+    )
 
 
 def _refused(error: PartError, neutral: Json) -> set[str]:

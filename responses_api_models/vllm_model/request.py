@@ -62,7 +62,8 @@ def _needs_rewording(message: Any, reasoning_as_field: bool, developer_as_system
     fields = cast(Json, message)
     thought = not reasoning_as_field and fields.get("reasoning_content")
     developer = developer_as_system and fields.get("role") == "developer"
-    return bool(thought or developer or any(key in fields for key in TOKEN_FIELDS))
+    unnamed = reasoning_as_field and fields.get("reasoning_content") and not fields.get("reasoning")
+    return bool(thought or developer or unnamed or any(key in fields for key in TOKEN_FIELDS))
 
 
 def _reworded(message: Any, reasoning_as_field: bool, developer_as_system: bool) -> Any:
@@ -71,6 +72,9 @@ def _reworded(message: Any, reasoning_as_field: bool, developer_as_system: bool)
     fields = {key: value for key, value in cast(Json, message).items() if key not in TOKEN_FIELDS}
     if developer_as_system and fields.get("role") == "developer":
         fields["role"] = "system"
+    if reasoning_as_field and fields.get("reasoning_content"):
+        # vLLM's later releases read no other name, and its earlier ones only the first.
+        fields.setdefault("reasoning", fields["reasoning_content"])
     if not reasoning_as_field and (thought := fields.pop("reasoning_content", None)):
         fields["content"] = f"<think>\n{thought}\n</think>\n\n{fields.get('content') or ''}"
     return fields

@@ -8,6 +8,7 @@ them. Where a chat template words the past otherwise, `spliced` puts them back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, cast
 
 from nemo_like.chat import TOKEN_FIELDS
@@ -71,13 +72,18 @@ def diverges_at(past: Sequence[int], prompt: Sequence[int]) -> int | None:
     return next((at for at, (was, now) in enumerate(pairs) if was != now), len(prompt))
 
 
-def spliced(past: list[int], said: list[int], whole: list[int]) -> list[int] | None:
+def spliced(past: list[int], said: list[int], other: list[int], whole: list[int]) -> list[int] | None:
     """The prompt `whole` with its past replaced by the tokens that it really was.
 
-    `said` is what the chat template makes of the conversation up to its last answer. It ends that answer with
-    the token that ended it in truth, behind which `whole` goes on. None where it does not.
+    `said` is what the chat template makes of the conversation up to its last answer, `other` the same with
+    another text for that answer: what both end with is what the template puts behind an answer. The past
+    ends with the first token of that, or, where the answer was cut, with the one before it; `whole` goes on
+    from there. None where that is not so.
     """
-    end = next((at for at in range(len(said) - 1, -1, -1) if said[at] == past[-1]), None)
+    pairs = zip(reversed(said), reversed(other), strict=False)
+    ending = len(said) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    places = (at for at in (ending, ending - 1) if 0 < at < len(said) and said[at] == past[-1])
+    end = next(places, None)
     if end is None or whole[: end + 1] != said[: end + 1]:
         return None
     return [*past, *whole[end + 1 :]]

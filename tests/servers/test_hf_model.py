@@ -328,6 +328,8 @@ class TestConversations:
             ({"messages": []}, "messages: List should have at least 1 item"),
             ({"temperature": -1}, "temperature: should be greater than or equal to 0"),
             ({"n": 2}, "n is not supported"),
+            ({"min_tokens": 3}, "min_tokens is not supported"),
+            ({"bad_words": ["a"]}, "bad_words is not supported"),
             ({"frequency_penalty": 0.5}, "frequency_penalty is not supported"),
             ({"response_format": {"type": "json_schema"}}, "response_format json_schema is not supported"),
             ({"tool_choice": "required"}, "tool_choice: should be auto or none"),

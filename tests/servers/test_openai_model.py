@@ -246,8 +246,17 @@ def test_no_key_sends_no_header() -> None:
     assert endpoint.keys == {None}
 
 
-def test_a_context_overflow_is_called_that_and_not_tried_again() -> None:
-    message = "This model's maximum context length is 8192 tokens"
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 8192 tokens",
+        "prompt is too long: 214315 tokens > 200000 maximum",
+        "The input token count (9000) exceeds the maximum number of tokens allowed (8192).",
+        "`inputs` must have less than 4096 tokens. Given: 5000",
+        "the conversation has 900 tokens, and the model's context 512",
+    ],
+)
+def test_a_context_overflow_is_called_that_and_not_tried_again(message: str) -> None:
     endpoint = Endpoint(responses=[(400, {"error": {"message": message, "code": "context_length_exceeded"}})])
     status, answer = ask(endpoint)
     assert (status, answer["error"]["kind"], answer["error"]["message"]) == (400, "context_overflow", message)
@@ -430,8 +439,8 @@ def test_how_often_the_provider_refused_and_the_queue_of_its_engine_are_told() -
     assert after == (200, {"throttled": 2, "queued": 5})
 
 
-def test_an_engine_that_tells_no_queue_is_asked_once() -> None:
+def test_an_engine_that_tells_no_queue_is_asked_a_few_times() -> None:
     endpoint = Endpoint(responses=[response()])
-    loads = ask_all(endpoint, [({}, "/load")] * 3)
-    assert loads == [(200, {"throttled": 0, "queued": None})] * 3
-    assert endpoint.metrics_asked == 1
+    loads = ask_all(endpoint, [({}, "/load")] * 9)
+    assert loads == [(200, {"throttled": 0, "queued": None})] * 9
+    assert endpoint.metrics_asked == 5

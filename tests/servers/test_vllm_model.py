@@ -199,7 +199,7 @@ class TestAsking:
     @pytest.mark.parametrize(
         ("as_field", "sent"),
         [
-            (True, {"content": "4", "reasoning_content": "Two and two."}),
+            (True, {"content": "4", "reasoning_content": "Two and two.", "reasoning": "Two and two."}),
             (False, {"content": "<think>\nTwo and two.\n</think>\n\n4"}),
         ],
     )
@@ -345,8 +345,17 @@ class TestPrefix:
 
     @staticmethod
     def tokenized(body: Json) -> Reply:
-        said = body.get("add_generation_prompt") is False
-        return 200, {"tokens": [1, 2, 5, 9] if said else [1, 2, 5, 9, 7, 8], "max_model_len": 99}
+        """As a template does it: 5 is the answer's text, 6 any other."""
+        answer = 5 if any(message["content"] == "4" for message in body["messages"]) else 6
+        ending = [] if body.get("add_generation_prompt") is False else [7, 8]
+        return 200, {"tokens": [1, 2, answer, 9, *ending], "max_model_len": 99}
+
+    def test_a_conversation_with_images_is_sent_as_it_is(self):
+        image = {"type": "input_image", "image_url": "data:image/png;base64,aGk="}
+        seen = {"role": "user", "content": [image]}
+        engine = Engine(with_tokens([1, 2, 5, 9, 7, 8], [3]), tokenize=self.tokenized)
+        ask(engine, {"input": [seen, *self.PAST["input"]]}, return_token_id_information=True)
+        assert engine.paths == ["/chat/completions"]
 
     def test_a_prompt_that_goes_on_from_the_past_is_sent_as_it_is(self):
         engine = Engine(
@@ -397,10 +406,15 @@ class TestPrefix:
     def test_what_is_spliced_is_the_past_and_what_the_template_puts_behind_it(
         self, prompt: list[int], true: list[int], worded: list[int], after: list[int]
     ):
-        end = 9  # ends an answer, and stands nowhere else
-        past, said = [*prompt, *true, end], [*prompt, *worded, end]
-        assert tokens.spliced(past, [*said, 8], [*said, *after]) == [*past, *after]
-        assert tokens.spliced(past, [*prompt, *worded], [*said, *after]) is None
+        end = 5  # ends an answer, and may stand anywhere else
+        prompt = [1, *prompt]
+        past, said, other = [*prompt, *true, end], [*prompt, *worded, 7, end], [*prompt, 6, end]
+        assert tokens.spliced(past, [*said, 8], [*other, 8], [*said, 8, *after]) == [*past, 8, *after]
+        # The answer was cut: its last token is no end.
+        cut = [*prompt, *true, 7]
+        assert tokens.spliced(cut, [*said, 8], [*other, 8], [*said, 8, *after]) == [*cut, end, 8, *after]
+        # It ended with what the template does not put there.
+        assert tokens.spliced([*prompt, 4], [*said, 8], [*other, 8], [*said, 8, *after]) is None
 
 
 class TestSettings:
