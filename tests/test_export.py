@@ -352,6 +352,14 @@ def test_numbers_of_the_task_are_no_parts_of_the_reward(tmp_path: Path) -> None:
     assert {name for name in fields if name in rows[0]} == {"exact_match_reward", "schema_validity", "acc"}
 
 
+def test_tasks_without_a_number_stay_apart_in_rows_of_verifiers(tmp_path: Path) -> None:
+    given = [rollout("a", 0), rollout("a", 1), rollout("b"), rollout("c", truncated=True)]
+    rows, _ = exported(tmp_path, [row | {"_ng_task_index": None} for row in given], "verifiers")
+    a, again, b, last = (row["example_id"] for row in rows)
+    assert a == again and len({a, b, last}) == 3
+    assert [(row["is_completed"], row["is_truncated"]) for row in rows[2:]] == [(True, False), (True, True)]
+
+
 def test_what_a_request_sent_along_is_not_on_the_card(tmp_path: Path) -> None:
     params = {"input": "?", "user": "anna", "seed": 3, "extra_headers": {"X-Api-Key": "sk-1"}}
     _, done = exported(tmp_path, [rollout("t", params=params | {"temperature": 0.5})], "sft")

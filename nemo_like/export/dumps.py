@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from nemo_like.export.format import AS_IT_IS, MESSAGES, as_text, rollout_format, truth_text
-from nemo_like.export.rollout import Rollout, text_of
+from nemo_like.export.rollout import Rollout, digest, text_of
 from nemo_like.export.settings import ExportConfig
 from nemo_like.types import Json
 
@@ -50,14 +50,18 @@ def verl_dump(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
 @rollout_format("verifiers", VERIFIERS, extra_numbers=True)
 def verifiers(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
     """The flat row of verifiers' results: prompt, completion, answer, info, the reward and its parts."""
+    index = rollout.row.get("_ng_task_index")
     row: Json = {
-        "example_id": int(rollout.row.get("_ng_task_index") or 0),
+        # Of a task without a number, one that is always its own.
+        "example_id": index
+        if isinstance(index, int)
+        else int(digest(rollout.task_key.encode()).hex()[:8], 16),
         "prompt": rollout.prompt,
         "completion": rollout.completion,
         "answer": truth_text(rollout.expected),
         "info": _info(rollout),
         "reward": rollout.reward,
-        "is_completed": not rollout.truncated,
+        "is_completed": True,
         "is_truncated": rollout.truncated,
         "stop_condition": "max_tokens" if rollout.truncated else "completed",
     }
