@@ -180,7 +180,7 @@ def rollout_entry(row: Json, scored: Scored, offset: int, length: int) -> tuple[
     """A rollouts row as the index holds it."""
     columns = (scored.numbers.get(path) for path in COLUMNS)
     numbers = orjson.dumps(scored.numbers).decode()
-    who = (scored.task_key, scored.rollout_index, row.get("_ng_task_index"), scored.agent)
+    who = (scored.task_key, scored.rollout_index, _whole(row.get("_ng_task_index")), scored.agent)
     return (*who, offset, length, scored.success, *columns, numbers)
 
 
@@ -202,14 +202,15 @@ def numbers_of(row: Json) -> dict[str, float]:
     """Every number of a rollout by its path: top-level fields, `reward_components/…`, `usage/…` and
     `metadata/…`; true counts as 1."""
     numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and not k.startswith("_ng_")}
-    given = row.get("response")
     # A generated row's is a text.
-    response = cast(Json, given) if isinstance(given, dict) else Json()
-    usage: Json = response.get("usage") or {}
-    details: list[Json] = [usage.get(f"{side}_tokens_details") or {} for side in ("input", "output")]
-    metadata: Json = row.get("metadata") or {}
-    components: Json = row.get("reward_components") or {}
-    parts = (("reward_components", components), ("usage", usage), ("metadata", metadata))
+    response = _object(row.get("response"))
+    usage = _object(response.get("usage"))
+    details = [_object(usage.get(f"{side}_tokens_details")) for side in ("input", "output")]
+    parts = (
+        ("reward_components", _object(row.get("reward_components"))),
+        ("usage", usage),
+        ("metadata", _object(row.get("metadata"))),
+    )
     for path, fields in (*parts, *(("usage", part) for part in details)):
         numbers |= {f"{path}/{k}": float(v) for k, v in fields.items() if isinstance(v, int | float)}
     if "metadata/started_at" in numbers:
@@ -218,8 +219,9 @@ def numbers_of(row: Json) -> dict[str, float]:
         )
     numbers["metadata/truncated"] = float(response.get("status") == "incomplete")
     if "output_tokens" not in usage:
-        said = cast(list[Json], row.get("output") or [])
-        texts = (content_text(m.get("content")) for m in said if m.get("role") == "assistant")
+        said = cast(list[Any], given) if isinstance(given := row.get("output"), list) else []
+        messages = (cast(Json, m) for m in said if isinstance(m, dict))
+        texts = (content_text(m.get("content")) for m in messages if m.get("role") == "assistant")
         numbers["metadata/output_characters"] = float(sum(map(len, texts)))
     return numbers
 
@@ -242,7 +244,8 @@ def as_scored(agent: str, key: str, index: int, success: int | None, numbers: st
 
 
 def _rows(file: Iterable[bytes], offset: int) -> Iterator[tuple[Json, int, int]]:
-    """The rows of whole lines, with offset and length; what is no JSON object is no row."""
+    """The rows of whole lines, with offset and length; what is no JSON object is no row, nor what has
+    something else than a number for the repeat."""
     for line in file:
         if not line.endswith(b"\n"):
             return
@@ -250,9 +253,23 @@ def _rows(file: Iterable[bytes], offset: int) -> Iterator[tuple[Json, int, int]]
             row = orjson.loads(line)
         except orjson.JSONDecodeError:
             row = None
-        if isinstance(row, dict):
+        if isinstance(row, dict) and _whole(cast(Json, row).get("_ng_rollout_index") or 0) is not None:
             yield cast(Json, row), offset, len(line)
         offset += len(line)
+
+
+def _whole(value: Any) -> int | None:
+    """A value as a whole number that SQLite holds; None where it is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) < 2**63 else None
+
+
+def _object(value: Any) -> Json:
+    """A value of a row that should be an object; an empty one where it is none."""
+    return cast(Json, value) if isinstance(value, dict) else {}
 
 
 def edges(source: Path, end: int) -> tuple[bytes, bytes]:

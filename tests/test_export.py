@@ -311,6 +311,15 @@ def test_odd_lines_are_counted_and_stop_nothing(tmp_path: Path) -> None:
         ("openai", {"agent_ref": "x"}),
         ("dpo", {"agent_ref": "x"}),
         ("sft", {"response": {"output": "text"}}),
+        ("verifiers", {"response": {"output": [], "usage": "x"}}),
+        ("sft", {"response": {"output": [], "model": {"name": "x"}}}),
+        ("dpo", {"response": {"output": [], "usage": "x"}}),
+        ("dpo", {"metadata": 5}),
+        ("dpo", {"reward_components": 5}),
+        ("dpo", {"_ng_rollout_index": "abc"}),
+        ("dpo", {"_ng_rollout_index": 1e30}),
+        ("dpo", {"_ng_task_index": {"a": 1}}),
+        ("dpo", {"_ng_task_key": None, "_ng_rollout_index": "abc"}),
     ],
 )
 def test_a_row_of_another_shape_costs_no_other_row(tmp_path: Path, format: str, fields: Json) -> None:
@@ -318,6 +327,25 @@ def test_a_row_of_another_shape_costs_no_other_row(tmp_path: Path, format: str, 
     rows = [odd, rollout("t", 0, 1.0, "right"), rollout("t", 1, 0.0, "wrong"), odd | {"reward": 0.5}]
     exported_rows, done = exported(tmp_path, rows, format)
     assert exported_rows and done.facts["rollouts"]["total"] == 4
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_call_id": 5},
+        {"reasoning_content": {"a": 1}},
+        {"role": 5},
+        {"tool_calls": 5},
+        {"tool_calls": ["x"]},
+        {"tool_calls": [{"function": "x"}]},
+        {"tool_calls": [{"id": 5, "function": {"name": "add", "arguments": "{}"}}]},
+    ],
+)
+def test_a_message_of_another_shape_costs_no_other_row_of_parquet(tmp_path: Path, message: Json) -> None:
+    odd = rollout("odd") | {"output": [{"role": "assistant", "content": "4"} | message]}
+    _, done = exported(tmp_path, [rollout("t"), odd], "sft", container="parquet")
+    assert done.facts["rollouts"]["kept"] == 1
+    assert pq.read_table(tmp_path / "out/train.parquet").num_rows == 1
 
 
 def test_a_rollout_that_only_thought_is_no_row_of_fine_tuning(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import orjson
 
-from nemo_like.errors import RowError
 from nemo_like.export.format import FORMATS
-from nemo_like.export.rollout import Rollout, Unfit, digest
+from nemo_like.export.rollout import MISSHAPEN, Rollout, Unfit, digest
 from nemo_like.export.selection import Selection, Split, Tally, draw
 from nemo_like.export.settings import ExportConfig
 from nemo_like.export.sources import Groups, Job, Piece, lines_of
@@ -23,10 +22,6 @@ from nemo_like.types import Json
 
 SMALL_BYTES = 64 * 2**20
 """Up to here one process is done before others have started."""
-
-
-MISSHAPEN = (TypeError, AttributeError, KeyError, ValueError, RowError)
-"""What a row raises that people wrote, in which something is of another shape than it has to be."""
 
 
 @dataclass(slots=True)

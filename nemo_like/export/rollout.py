@@ -30,6 +30,9 @@ NOT_SAMPLING = frozenset(
     }
 )
 PLAIN = {"role", "content"}
+TEXTS = ("role", "reasoning_content", "tool_call_id")
+MISSHAPEN = (TypeError, AttributeError, LookupError, ValueError, RowError)
+"""What a row raises that people wrote, in which something is of another shape than it has to be."""
 NO_TASK_FIELDS = RESERVED_FIELDS | {"responses_create_params", "reward_components"}
 
 
@@ -124,7 +127,7 @@ class Rollout:
         if isinstance(given, list) and not self.params.get("instructions"):
             items = cast(list[Json], given)
             # As nearly all are: messages already.
-            if all(item.keys() == PLAIN and isinstance(item["content"], str) for item in items):
+            if all(item.keys() == PLAIN and _is_text(item) for item in items):
                 return items
         return [self._worded(message) for message in chat.prompt_of(self.params)]
 
@@ -261,6 +264,8 @@ class Rollout:
         content = message.get("content") or ""
         if not isinstance(content, str) or "item" in message:
             raise Unfit("not only text")
+        if not all(isinstance(message.get(name) or "", str) for name in TEXTS):
+            raise Unfit("not only text")
         if len(message) == 2 and content:
             return message
         worded: Json = {"role": message["role"], "content": content}
@@ -271,8 +276,8 @@ class Rollout:
             worded["content"] = f"<think>\n{thought}\n</think>\n\n{content}"
         if message.get("tool_calls"):
             calls = cast(list[Json], message["tool_calls"])
-            as_objects = self.config.tool_arguments == "object"
-            worded["tool_calls"] = [_with_object(call) for call in calls] if as_objects else calls
+            written = _with_object if self.config.tool_arguments == "object" else _with_text
+            worded["tool_calls"] = [written(call) for call in calls]
         if message.get("tool_call_id"):
             worded["tool_call_id"] = message["tool_call_id"]
         self.keys.update(worded)
@@ -366,6 +371,23 @@ def _asked(row: Json, own: Json) -> tuple[list[Json], str]:
 def digest(data: bytes) -> bytes:
     """Eight bytes that tell `data` from anything else."""
     return blake2b(data, digest_size=8).digest()
+
+
+def _is_text(item: Json) -> bool:
+    return isinstance(item["role"], str) and isinstance(item["content"], str)
+
+
+def _with_text(call: Json) -> Json:
+    """A tool call, in which all is text.
+
+    Raises:
+        Unfit: it is not.
+    """
+    function: Json = call["function"]
+    texts = (function["name"], function.get("arguments"), call.get("id"), call.get("type"))
+    if not all(isinstance(text or "", str) for text in texts):
+        raise Unfit("a tool call that is not only text")
+    return call
 
 
 def _with_object(call: Json) -> Json:

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from nemo_like.errors import UsageError
-from nemo_like.export.rollout import Rollout, Unfit, digest, from_generated
+from nemo_like.export.rollout import MISSHAPEN, Rollout, Unfit, digest, from_generated
 from nemo_like.export.selection import Tally
 from nemo_like.export.settings import ExportConfig
 from nemo_like.index import Index
@@ -112,6 +112,7 @@ class Sources:
         path = self.paths[source]
         if not _has_keys(path):
             path = self.paths[source] = self._rewritten(source)
+        size = path.stat().st_size
         beside = Files(path).index
         index = beside if _caught_up(path, beside) else self._scratch / f"{source}.index.sqlite"
         if index != beside:
@@ -119,9 +120,10 @@ class Sources:
         db.execute("ATTACH ? AS i", (f"{index}",))
         select = "SELECT task_key, ?, rollout_index, offset, length FROM i.rollouts ORDER BY task_key"
         done = db.execute(f"INSERT INTO places {select}", (source,)).rowcount
-        end = db.execute("SELECT bytes FROM i.covered WHERE source = ?", (path.name,)).fetchone()[0]
+        # More may have come in meanwhile; what is no row at the end is not covered.
+        covered = db.execute("SELECT bytes FROM i.covered WHERE source = ?", (path.name,)).fetchone()[0]
         db.execute("DETACH i")
-        tally.rollouts += (lines := _count_lines(path, end))
+        tally.rollouts += (lines := _count_lines(path, max(size, covered)))
         if lines > done:
             tally.dropped["no rollout, or there twice"] += lines - done
 
@@ -153,7 +155,7 @@ class Sources:
             if "responses_create_params" not in row and not row.get("error"):
                 return orjson.dumps(from_generated(row))
             key = Rollout(row, self._config).task_key
-        except (orjson.JSONDecodeError, Unfit, AttributeError, TypeError):
+        except (Unfit, *MISSHAPEN):
             return line.rstrip(b"\n")
         index = row.get("_ng_rollout_index")
         if index is None:

@@ -82,6 +82,8 @@ def _steps(rollout: Rollout) -> Iterator[tuple[list[int], list[int], list[float]
         unfinished = prompt is None or made is None
         if prompt is None or made is None:
             continue
+        if {*map(type, (*prompt, *made))} - {int} or {*map(type, logprobs or ())} - {int, float}:
+            raise Unfit("tokens or log-probabilities that are no numbers")
         if logprobs is not None and len(logprobs) != len(made):
             raise Unfit("tokens and log-probabilities differ in number")
         steps += 1
