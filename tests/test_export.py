@@ -522,7 +522,7 @@ def test_no_field_of_a_task_breaks_arrow(tmp_path: Path, notes: list[Any], forma
 def test_an_export_never_overwrites_unless_it_is_told_to(tmp_path: Path) -> None:
     exported(tmp_path, mixed_rows(), "sft", validation_share=0.3)
     assert (tmp_path / "out/validation.jsonl").is_file()
-    with pytest.raises(UsageError, match="exists; overwrite=true replaces it"):
+    with pytest.raises(UsageError, match=r"README\.md, .*train\.jsonl, .* exists; overwrite=true replaces"):
         exported(tmp_path, mixed_rows(), "sft", overwrite=False)
     (tmp_path / "out/mine.txt").write_text("stays")
     exported(tmp_path, mixed_rows(), "sft")
@@ -540,10 +540,36 @@ def test_overwriting_spares_what_no_export_made_and_the_rollouts(tmp_path: Path)
     page = tmp_path / "mine/README.md"
     page.parent.mkdir()
     page.write_text("of a person")
-    with pytest.raises(UsageError, match=r"README\.md exists, and no export made it; it is not replaced"):
+    code = page.parent / "train/code.py"
+    code.parent.mkdir()
+    code.write_text("1")
+    with pytest.raises(UsageError, match=r"no export made .*README\.md, .*code\.py, which would be replaced"):
         export(ExportConfig(rollouts=rollouts, format="sft", output=page.parent, overwrite=True))
-    assert [path.name for path in page.parent.iterdir()] == ["README.md"]
-    assert page.read_text() == "of a person"
+    assert sorted(path.name for path in page.parent.iterdir()) == ["README.md", "train"]
+    assert page.read_text() == "of a person" and code.read_text() == "1"
+
+
+def test_overwriting_leaves_nothing_of_an_export_in_another_container(tmp_path: Path) -> None:
+    kept: dict[str, set[str]] = {}
+    for container in ("jsonl", "hf", "parquet"):
+        exported(tmp_path, mixed_rows(), "sft", container=container, validation_share=0.3)
+        kept[container] = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert "dataset_dict.json" in kept["hf"] and not {"train.jsonl", "validation.jsonl"} & kept["hf"]
+    assert kept["parquet"] == {"README.md", "export.json", "train.parquet", "validation.parquet"}
+    of_a_person = tmp_path / "out/train.jsonl"
+    of_a_person.write_text("{}")
+    with pytest.raises(UsageError, match=r"no export made .*train\.jsonl"):
+        exported(tmp_path, mixed_rows(), "sft", container="parquet")
+
+
+def test_an_export_is_whole_or_leaves_what_was_there(tmp_path: Path) -> None:
+    exported(tmp_path, mixed_rows(), "sft", container="hf")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    # Too large for the column, which only the writing finds out.
+    large = [rollout("t", _ng_rollout_index=2**64 - 1)]
+    with pytest.raises(OverflowError):
+        exported(tmp_path, large, "sft", container="hf")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ through SQLite. The output appears whole, at the end, or not at all.
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -34,10 +33,10 @@ from nemo_like.export.selection import Selection, Split, Tally
 from nemo_like.export.settings import Container, ExportConfig
 from nemo_like.export.sources import Sources
 from nemo_like.query import Query
-from nemo_like.store import write_whole
 from nemo_like.types import Json
 
 INSERT_BLOCK = "INSERT INTO blocks (split, rows, success, reward, draw) VALUES (?,?,?,?,?)"
+SUFFIXES = (".jsonl", ".parquet")
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
@@ -61,7 +60,7 @@ class Target:
     @property
     def is_file(self) -> bool:
         """Whether the output is one file."""
-        return self.output.suffix in (".jsonl", ".parquet")
+        return self.output.suffix in SUFFIXES
 
     @property
     def folder(self) -> Path:
@@ -87,12 +86,6 @@ class Target:
     def _beside(self, suffix: str) -> Path:
         return self.output.with_name(self.output.stem + suffix)
 
-    def holds(self, file: Path) -> bool:
-        """Whether `file` is among what is written."""
-        own = {path.resolve() for path in (self.output, self.card, self.facts, *map(self.data, SPLITS))}
-        folders = () if self.is_file else tuple((self.output / split).resolve() for split in SPLITS)
-        return file.resolve() in own or any(folder in file.resolve().parents for folder in folders)
-
     def replaceable(self) -> list[Path]:
         """What an earlier export left there.
 
@@ -103,19 +96,22 @@ class Target:
             made: list[str] = orjson.loads(self.facts.read_bytes())["files"]
         except (OSError, ValueError, KeyError, TypeError):
             made = []
-        for path in self.existing():
-            if path.name not in made:
-                raise UsageError(f"{path} exists, and no export made it; it is not replaced")
-        return self.existing()
+        there = self.existing()
+        if foreign := [path for path in there if path.relative_to(self.folder).as_posix() not in made]:
+            raise UsageError(
+                f"no export made {_listed(foreign)}, which would be replaced; name another output"
+            )
+        return there
 
     def existing(self) -> list[Path]:
-        """What of it is there already; of a data set of Hugging Face its whole folder."""
+        """The files of an export that are there already, whatever it was kept in."""
         files = [self.card, self.facts, *map(self.data, SPLITS)]
         if not self.is_file:
+            files += [self.output / f"{split}{suffix}" for split in SPLITS for suffix in SUFFIXES]
             files += [self.output / name for name in ("dataset_dict.json", "dataset_info.json", "state.json")]
-            files += [self.output / split for split in SPLITS]
             files += sorted(self.output.glob("data-*-of-*.arrow"))
-        return [file for file in files if file.exists()]
+            files += [file for split in SPLITS for file in sorted((self.output / split).rglob("*"))]
+        return [file for file in dict.fromkeys(files) if file.exists()]
 
 
 def export(config: ExportConfig) -> Exported:
@@ -127,11 +123,7 @@ def export(config: ExportConfig) -> Exported:
     format = FORMATS.get(config.format)
     _check(config, format)
     target = Target(config.output, container_of(format, config.container, config.output))
-    if inside := [file for file in config.files if target.holds(file)]:
-        raise UsageError(f"output would replace one of the rollouts files: {inside[0]}")
-    if target.existing() and not config.overwrite:
-        raise UsageError(f"{target.existing()[0]} exists; overwrite=true replaces it")
-    target.replaceable()
+    _check_place(config, target)
     target.folder.parent.mkdir(parents=True, exist_ok=True)
     target.folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.folder) as folder:
@@ -151,16 +143,19 @@ def export(config: ExportConfig) -> Exported:
         _check_result(config, tally)
         columns = settle(columns_of(format, keys), list(lines.values()), format)
         facts = cards.facts(config, format, tally, sources.named, list(columns), target.container)
-        for old in target.replaceable():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        files = _place(lines, target, columns)
+        finished = scratch / "finished"
+        finished.mkdir()
+        _write(lines, finished, target, columns)
         named = {} if target.container == "hf" else {split: target.data(split).name for split in lines}
         # Arguments that are objects differ in their fields, which no declaration of columns can say.
         features = None if config.tool_arguments == "object" else features_of(columns)
         text = cards.page(facts, format, features, named)
-        write_whole(target.card, text.encode())
-        facts["files"] = sorted({path.name for path in (*target.existing(), target.facts)})
-        write_whole(target.facts, orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+        (finished / target.card.name).write_text(text)
+        made = {file.relative_to(finished).as_posix() for file in finished.rglob("*") if file.is_file()}
+        facts["files"] = sorted(made | {target.facts.name})
+        (finished / target.facts.name).write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+        _move(finished, target)
+    files = [target.output] if target.container == "hf" else [target.data(split) for split in lines]
     warnings = _warnings(config, tally)
     return Exported(facts=facts, files=[*files, target.card, target.facts], warnings=warnings)
 
@@ -259,19 +254,41 @@ def _count(block: Block, tally: Tally) -> None:
         tally.rewards = (n + 1, total + block.reward)
 
 
-def _place(lines: dict[Split, Path], target: Target, columns: Json) -> list[Path]:
-    """Put the rows where they belong; the files, or the folder."""
+def _write(lines: dict[Split, Path], folder: Path, target: Target, columns: Json) -> None:
+    """Write the rows into `folder`, under the names that they have in the end."""
     if target.container == "hf":
         from nemo_like.export.saved import save_to_disk
 
-        save_to_disk({**lines}, target.output, columns)
-        return [target.output]
+        save_to_disk({**lines}, folder, columns)
+        return
     for split, path in lines.items():
         if target.container == "parquet":
-            write_parquet(path, target.data(split), columns)
+            write_parquet(path, folder / target.data(split).name, columns)
         else:
-            path.replace(target.data(split))
-    return [target.data(split) for split in lines]
+            path.replace(folder / target.data(split).name)
+
+
+def _move(finished: Path, target: Target) -> None:
+    """Put what is finished in the place of what an earlier export left."""
+    for old in target.replaceable():
+        # What says which files are an export's goes last, and comes first.
+        if old != target.facts:
+            old.unlink()
+    for made in sorted(finished.iterdir(), key=lambda path: path.name != target.facts.name):
+        made.replace(target.folder / made.name)
+
+
+def _check_place(config: ExportConfig, target: Target) -> None:
+    """Raises `UsageError` where the output would replace what it may not."""
+    there = {path.resolve() for path in target.existing()}
+    if inside := [file for file in config.files if file.resolve() in there]:
+        raise UsageError(f"output would replace one of the rollouts files: {inside[0]}")
+    if (old := target.replaceable()) and not config.overwrite:
+        raise UsageError(f"{_listed(old)} exists; overwrite=true replaces what an export made")
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))
 
 
 def _check(config: ExportConfig, format: Format) -> None:
@@ -282,7 +299,7 @@ def _check(config: ExportConfig, format: Format) -> None:
         raise UsageError("tool_arguments=object needs container=jsonl: no column holds arguments that differ")
     if config.tool_arguments == "object" and (format.exact or "jsonl" not in format.only):
         raise UsageError(f"{format.name} has no place for tool_arguments=object")
-    if config.output.suffix not in (".jsonl", ".parquet", "") and not config.output.is_dir():
+    if config.output.suffix not in (*SUFFIXES, "") and not config.output.is_dir():
         raise UsageError(f"output should be a folder, or end in .jsonl or .parquet (got {config.output})")
 
 
