@@ -70,16 +70,23 @@ def generate_mock(run: Path, num_examples: int) -> Collected:
 
 def save(rollouts: Path, kind: str) -> None:
     """Save a rollouts file as the datasets `rollouts/` and `rollouts_KIND/`; of `custom`, as JSONL too.
+    What is in none of them is said.
 
     Raises:
         UsageError: the file holds no rollout.
     """
-    outputs = [Path(f"rollouts_{kind}"), Path("rollouts")]
-    outputs += [Path("rollouts_custom.jsonl")] if kind == "custom" else []
+    outputs = [Path("rollouts_custom.jsonl")] if kind == "custom" else []
+    outputs += [Path(f"rollouts_{kind}"), Path("rollouts")]
+    left_out: Json = {}
     for output in outputs:
         container = "jsonl" if output.suffix else "hf"
         values = {"rollouts": rollouts, "format": "prime_rl", "output": output, "container": container}
-        export(ExportConfig.from_mapping(values | {"overwrite": True, "workers": 1}, where="the script"))
+        done = export(
+            ExportConfig.from_mapping(values | {"overwrite": True, "workers": 1}, where="the script")
+        )
+        left_out = done.facts["rollouts"]["dropped"]
+    for reason, number in left_out.items():
+        print(f"⚠️  fora do dataset: {number} ({reason})", file=sys.stderr)
 
 
 def show(folder: Path) -> None:
