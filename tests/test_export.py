@@ -596,6 +596,32 @@ def test_a_wrong_request_is_answered_with_what_is_wrong(
     assert not (tmp_path / "out" / "README.md").exists()
 
 
+def test_verls_own_columns_stay_as_they_are(tmp_path: Path) -> None:
+    kwargs = {"search": {"create_kwargs": {"ground_truth": "4"}}}
+    own = {
+        "reward_model": {"style": "rule", "ground_truth": {"target": ["4", "four"]}},
+        "extra_info": {"split": "train", "index": 7, "need_tools_kwargs": True, "tools_kwargs": kwargs},
+        "agent_name": "tool_agent",
+    }
+    other = {"reward_model": own["reward_model"], "extra_info": {"split": "train", "index": 8, "note": "x"}}
+    for format in ("verl_rl", "verl_responses"):
+        exported(tmp_path, [rollout("a") | own, rollout("b", note=1) | other], format)
+        first, second = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
+        assert first["reward_model"] == own["reward_model"] and first["agent_name"] == "tool_agent"
+        assert first["extra_info"].items() >= own["extra_info"].items()
+        assert second["extra_info"]["note"] == "x" and json.loads(second["extra_info"]["task"])["note"] == 1
+        assert second["extra_info"]["tools_kwargs"] is None
+
+
+def test_of_verls_own_columns_only_what_varies_becomes_text(tmp_path: Path) -> None:
+    truths = ({"target": ["4"]}, "4")
+    rows = [rollout(f"{t}", reward_model={"style": "rule", "ground_truth": t}) for t in truths]
+    exported(tmp_path, rows, "verl_rl")
+    found = [row["reward_model"] for row in pq.read_table(tmp_path / "out/train.parquet").to_pylist()]
+    assert [model["style"] for model in found] == ["rule", "rule"]
+    assert [json.loads(model["ground_truth"]) for model in found] == [*truths]
+
+
 def test_verls_tools_stay_objects_and_tools_that_differ_are_refused(tmp_path: Path) -> None:
     exported(tmp_path, mixed_rows(), "verl_sft", query='tool == "add"')
     table = pq.read_table(tmp_path / "out/train.parquet").to_pylist()

@@ -14,7 +14,7 @@ from typing import Any, cast
 import orjson
 
 from nemo_like.errors import UsageError
-from nemo_like.export.format import AS_IT_IS, MESSAGES, Format, Spec, as_text
+from nemo_like.export.format import AS_IT_IS, MESSAGES, OBJECT, Format, Spec, as_text
 from nemo_like.export.settings import Container
 from nemo_like.types import Json
 
@@ -32,23 +32,22 @@ def columns_of(format: Format, keys: set[str]) -> dict[str, Spec]:
 
 
 def settle(columns: Mapping[str, Spec], files: list[Path], format: Format) -> dict[str, Spec]:
-    """The columns with a type for each that is kept as it is: Arrow's, or text, which the files then hold.
+    """The columns with a type for each value that is kept as it is: Arrow's, or text, which the files then
+    hold. Of an object each field has its own.
 
     Raises:
         UsageError: no type holds the values of one that has to stay as it is.
     """
-    loose = [name for name, spec in columns.items() if spec is AS_IT_IS]
+    loose = [name for name, spec in columns.items() if spec is AS_IT_IS or spec == OBJECT]
     if not loose:
         return dict(columns)
     from nemo_like.table import ENCODING, open_table
 
-    types: dict[str, set[Any]] = {name: set() for name in loose}
+    types: dict[str, set[Any]] = {}
     for file in files:
-        schema = open_table(file).schema
-        for name in loose:
-            if name in schema.names:
-                field = schema.field(name)
-                types[name].add(None if field.metadata and ENCODING in field.metadata else field.type)
+        for field in open_table(_only(file, loose, columns)).schema:
+            is_text = field.metadata and ENCODING in field.metadata
+            types.setdefault(field.name, set()).add(None if is_text else field.type)
     settled = {name: kinds.pop() if len(kinds) == 1 else None for name, kinds in types.items()}
     as_texts = {name for name, kind in settled.items() if kind is None}
     if as_texts and format.exact:
@@ -58,7 +57,8 @@ def settle(columns: Mapping[str, Spec], files: list[Path], format: Format) -> di
         )
     for file in files if as_texts else ():
         _rewrite(file, as_texts)
-    return dict(columns) | {name: kind or "string" for name, kind in settled.items()}
+    kinds = {path: kind or "string" for path, kind in settled.items()}
+    return dict(columns) | {name: _settled(name, kinds) for name in loose}
 
 
 def write_parquet(lines: Path, path: Path, columns: Mapping[str, Spec]) -> None:
@@ -150,12 +150,38 @@ def _fields() -> set[str]:
     return {name for message in cast(list[Json], MESSAGES) for name in message}
 
 
-def _rewrite(file: Path, names: set[str]) -> None:
-    """Have these columns of a file as JSON text."""
+def _only(file: Path, names: list[str], columns: Mapping[str, Spec]) -> Path:
+    """A file of only these columns; a field of an object is one of its own, `column/field`."""
+    few = file.with_name(file.name + ".few.jsonl")
+    with file.open("rb") as lines, few.open("wb") as parts:
+        for line in lines:
+            row: Json = orjson.loads(line)
+            of: Json = {}
+            for name in names:
+                if columns[name] == OBJECT:
+                    of |= {f"{name}/{field}": value for field, value in row[name].items()}
+                elif name in row:
+                    of[name] = row[name]
+            parts.write(orjson.dumps(of, option=orjson.OPT_APPEND_NEWLINE))
+    return few
+
+
+def _settled(name: str, kinds: Mapping[str, Spec]) -> Spec:
+    """The type of a column, of these of columns and fields."""
+    fields = {path.partition("/")[2]: kind for path, kind in kinds.items() if path.startswith(f"{name}/")}
+    return kinds.get(name) or fields
+
+
+def _rewrite(file: Path, paths: set[str]) -> None:
+    """Have these columns, or fields, of a file as JSON text."""
     fresh = file.with_name(file.name + ".text")
     with file.open("rb") as lines, fresh.open("wb") as texts:
         for line in lines:
             row: Json = orjson.loads(line)
-            row |= {name: as_text(row[name]) for name in names if row.get(name) is not None}
+            for path in paths:
+                name, _, field = path.partition("/")
+                holder, key = (row[name], field) if field else (row, name)
+                if holder.get(key) is not None:
+                    holder[key] = as_text(holder[key])
             texts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
     fresh.replace(file)

@@ -21,10 +21,12 @@ from nemo_like.registry import Registry
 from nemo_like.types import Json
 
 Spec = Any
-"""A column's type: the name of one of Arrow's, `[spec]` for a list, `{name: spec}` for an object, `AS_IT_IS`.
-"""
+"""A column's type: the name of one of Arrow's, `[spec]` for a list, `{name: spec}` for an object, `AS_IT_IS`,
+`OBJECT`."""
 AS_IT_IS = None
 """Values as they are, where one type of Arrow's holds them all unchanged; else JSON text of each."""
+OBJECT: Spec = {}
+"""An object with those fields that it has, each as it is."""
 CALL: Spec = {"id": "string", "type": "string", "function": {"name": "string", "arguments": "string"}}
 MESSAGES: Spec = [
     {

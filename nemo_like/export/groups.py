@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from nemo_like.export.format import (
     MESSAGES,
+    OBJECT,
     SCORE,
     as_text,
     score_of,
@@ -23,8 +24,9 @@ VERL_TASK = {
     "data_source": "string",
     "prompt": MESSAGES,
     "ability": "string",
-    "reward_model": {"style": "string", "ground_truth": "string"},
-    "extra_info": {"index": "int64", "task_key": "string", "task": "string"},
+    "reward_model": OBJECT,
+    "extra_info": OBJECT,
+    "agent_name": "string",
 }
 SOLVED = {"n": "int64", "mean_reward": "double", "success_rate": "double"}
 
@@ -105,24 +107,24 @@ def advantages(rewards: Sequence[float], kind: Advantage) -> list[float]:
 
 
 def verl_task(rollout: Rollout, config: ExportConfig) -> Json:
-    """A task in verl's columns; those that it has itself stay."""
+    """A task in verl's columns; what it has of them itself stays as it is."""
     row = rollout.row
     model, extra = _object(row.get("reward_model")), _object(row.get("extra_info"))
-    index = extra.get("index", row.get("_ng_task_index"))
+    index = row.get("_ng_task_index")
+    truth = rollout.expected
     others = {k: v for k, v in rollout.task_fields.items() if k not in VERL_TASK}
-    return {
+    named = {"agent_name": str(name)} if (name := row.get("agent_name")) else {}
+    return named | {
         "data_source": config.data_source or str(row.get("data_source") or rollout.agent or "rollouts"),
         "prompt": rollout.prompt,
         "ability": str(row.get("ability") or ""),
-        "reward_model": {
-            "style": str(model.get("style") or "rule"),
-            "ground_truth": truth_text(rollout.expected),
-        },
+        "reward_model": {"style": "rule", "ground_truth": "" if truth is None else truth} | model,
         "extra_info": {
             "index": index if isinstance(index, int) else 0,
             "task_key": rollout.task_key,
-            "task": as_text(others | {k: v for k, v in extra.items() if k != "index"}),
-        },
+            "task": as_text(others),
+        }
+        | extra,
     }
 
 
