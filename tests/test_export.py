@@ -397,10 +397,16 @@ def test_what_a_request_sent_along_is_not_on_the_card(tmp_path: Path) -> None:
 
 def test_arguments_as_objects_load_again(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    rows = mixed_rows()
+    given = [{"a": 1}, {"query": "s"}, {"a": [1]}, {"a": {"b": None}}]
+    rows: list[Json] = []
+    for arguments in given:
+        output = tool_items(["Let me see.", "4"], ["7"])
+        output[1]["arguments"] = json.dumps(arguments)
+        rows.append(rollout(f"{arguments}", output_items=output, params={"tools": [TOOL]}))
     exported(tmp_path, rows, "sft", tool_arguments="object", container="jsonl")
-    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    assert loaded["train"].num_rows == len((tmp_path / "out/train.jsonl").read_text().splitlines())
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    calls = [messages[1]["tool_calls"][0]["function"] for messages in loaded["messages"]]
+    assert [call["arguments"] for call in calls] == given
 
 
 def test_rollouts_of_several_files_are_grouped_by_task(tmp_path: Path) -> None:
@@ -581,6 +587,9 @@ def test_an_export_is_whole_or_leaves_what_was_there(tmp_path: Path) -> None:
         ({"output": "x.parquet", "container": "jsonl"}, "does not go with the name"),
         ({"format": "dpo", "balance": True}, "balance is for formats of single rollouts"),
         ({"tool_arguments": "object", "container": "parquet"}, "needs container=jsonl"),
+        ({"tool_arguments": "object", "output": "x.parquet"}, "needs container=jsonl"),
+        ({"tool_arguments": "object", "format": "verl_rl"}, "needs container=jsonl"),
+        ({"tool_arguments": "object", "format": "verl_sft"}, "has no place for tool_arguments=object"),
         ({"rollouts": "none.jsonl"}, "there is no file none.jsonl"),
         ({"query": "reward >"}, "can't be read"),
     ],

@@ -121,8 +121,8 @@ def export(config: ExportConfig) -> Exported:
         UsageError: what was asked is wrong, or nothing is kept.
     """
     format = FORMATS.get(config.format)
-    _check(config, format)
     target = Target(config.output, container_of(format, config.container, config.output))
+    _check(config, format, target.container)
     _check_place(config, target)
     target.folder.parent.mkdir(parents=True, exist_ok=True)
     target.folder.mkdir(exist_ok=True)
@@ -291,14 +291,14 @@ def _listed(paths: list[Path]) -> str:
     return ", ".join(map(str, paths))
 
 
-def _check(config: ExportConfig, format: Format) -> None:
+def _check(config: ExportConfig, format: Format, container: Container) -> None:
     """Raises `UsageError` for settings that don't go together."""
     if config.balance and format.of_task is not None:
         raise UsageError(f"balance is for formats of single rollouts, and {format.name} is of tasks")
-    if config.tool_arguments == "object" and config.container not in (None, "jsonl"):
-        raise UsageError("tool_arguments=object needs container=jsonl: no column holds arguments that differ")
     if config.tool_arguments == "object" and (format.exact or "jsonl" not in format.only):
         raise UsageError(f"{format.name} has no place for tool_arguments=object")
+    if config.tool_arguments == "object" and container != "jsonl":
+        raise UsageError("tool_arguments=object needs container=jsonl: no column holds arguments that differ")
     if config.output.suffix not in (*SUFFIXES, "") and not config.output.is_dir():
         raise UsageError(f"output should be a folder, or end in .jsonl or .parquet (got {config.output})")
 
