@@ -63,6 +63,7 @@ def test_sft_rows_are_whole_conversations_with_tools_and_reasoning(tmp_path: Pat
     assert json.loads(first["tools"])[0]["function"]["parameters"] == TOOL["parameters"]
     assert rows[4]["messages"][1]["reasoning_content"] == "Hm, 0."
     assert [row["reward"] for row in rows] == [row["reward"] for row in mixed_rows()]
+    assert not any(row["has_error"] for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,21 @@ def test_the_flat_row_of_verifiers_has_each_part_of_the_reward(tmp_path: Path) -
     assert rows[0]["completion"] == [{"role": "assistant", "content": "<n>2</n>"}]
     assert (rows[0]["reward"], rows[0]["exact_match_reward"]) == (1.3, 1.0)
     assert (rows[0]["answer"], rows[0]["info"]) == ("4", {"text": "a b", "n": 2})
+
+
+def test_a_row_of_verifiers_has_metrics_and_times(tmp_path: Path) -> None:
+    times = {"started_at": 5.0, "total_s": 2.0, "model_s": 0.5, "tools_s": 0.25, "verify_s": 0.125}
+    rows = [rollout("x", metadata=times, exact_match_reward=1), rollout("y", metadata={})]
+    exported(tmp_path, rows, "verifiers", container="parquet")
+    first, second = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
+    assert first["metrics"] == {"exact_match_reward": 1.0} and second["metrics"] is None
+    assert first["timing"] == {
+        "start_time": 5.0,
+        "generation_ms": 750.0,
+        "scoring_ms": 125.0,
+        "total_ms": 2000.0,
+    }
+    assert (first["error"], second["timing"]) == (None, None)
 
 
 def test_what_varies_in_shape_becomes_json_text(tmp_path: Path) -> None:

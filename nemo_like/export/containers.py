@@ -159,7 +159,8 @@ def _only(file: Path, names: list[str], columns: Mapping[str, Spec]) -> Path:
             of: Json = {}
             for name in names:
                 if columns[name] == OBJECT:
-                    of |= {f"{name}/{field}": value for field, value in row[name].items()}
+                    fields: Json = row.get(name) or {}
+                    of |= {f"{name}/{field}": value for field, value in fields.items()}
                 elif name in row:
                     of[name] = row[name]
             parts.write(orjson.dumps(of, option=orjson.OPT_APPEND_NEWLINE))
@@ -180,7 +181,7 @@ def _rewrite(file: Path, paths: set[str]) -> None:
             row: Json = orjson.loads(line)
             for path in paths:
                 name, _, field = path.partition("/")
-                holder, key = (row[name], field) if field else (row, name)
+                holder, key = (row.get(name) or {}, field) if field else (row, name)
                 if holder.get(key) is not None:
                     holder[key] = as_text(holder[key])
             texts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))

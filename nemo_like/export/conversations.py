@@ -18,7 +18,7 @@ from nemo_like.export.selection import best_first
 from nemo_like.export.settings import ExportConfig
 from nemo_like.types import Json
 
-STOP = {"stop_condition": "string", "is_truncated": "bool"}
+STOP = {"stop_condition": "string", "is_truncated": "bool", "has_error": "bool"}
 PAIR = {"prompt": MESSAGES, "completion": MESSAGES, "tools": "string"}
 
 
@@ -94,4 +94,5 @@ def _stop(rollout: Rollout) -> Json:
     details: Json = rollout.response.get("incomplete_details") or {}
     reason = details.get("reason")
     condition = str(reason or "length") if rollout.truncated else "completed"
-    return {"stop_condition": condition, "is_truncated": rollout.truncated}
+    # One that failed is in no export; readers look for the column all the same.
+    return {"stop_condition": condition, "is_truncated": rollout.truncated, "has_error": False}

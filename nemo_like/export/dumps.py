@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from nemo_like.export.format import AS_IT_IS, MESSAGES, as_text, rollout_format, truth_text
+from nemo_like.export.format import AS_IT_IS, MESSAGES, OBJECT, as_text, rollout_format, truth_text
 from nemo_like.export.rollout import Rollout, digest, text_of
 from nemo_like.export.settings import ExportConfig
 from nemo_like.types import Json
@@ -18,9 +18,17 @@ VERIFIERS = {
     "answer": "string",
     "info": AS_IT_IS,
     "reward": "double",
+    "error": "string",
+    "timing": {
+        "start_time": "double",
+        "generation_ms": "double",
+        "scoring_ms": "double",
+        "total_ms": "double",
+    },
     "is_completed": "bool",
     "is_truncated": "bool",
     "stop_condition": "string",
+    "metrics": OBJECT,
     "tool_defs": "string",
     "token_usage": {"input_tokens": "double", "output_tokens": "double"},
 }
@@ -61,10 +69,15 @@ def verifiers(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
         "answer": truth_text(rollout.expected),
         "info": _info(rollout),
         "reward": rollout.reward,
+        "error": None,
         "is_completed": True,
         "is_truncated": rollout.truncated,
         "stop_condition": "max_tokens" if rollout.truncated else "completed",
     }
+    if timing := _timing(rollout):
+        row["timing"] = timing
+    if rollout.components:
+        row["metrics"] = rollout.components
     if rollout.tools:
         row["tool_defs"] = as_text(rollout.tools)
     if rollout.usage:
@@ -99,6 +112,19 @@ def _info(rollout: Rollout) -> Json:
         for name, value in rollout.task_fields.items()
         if name not in rollout.components and name != "answer"
     }
+
+
+def _timing(rollout: Rollout) -> Json:
+    """When it began, and what it took, in milliseconds; nothing of a rollout that was not timed."""
+    given = rollout.row.get("metadata")
+    times = cast(Json, given) if isinstance(given, dict) else {}
+    names = ("started_at", "model_s", "tools_s", "verify_s", "total_s")
+    numbers = [float(t) if isinstance(t := times.get(name), int | float) else 0.0 for name in names]
+    began, model_s, tools_s, verify_s, total_s = numbers
+    if not total_s:
+        return {}
+    spans = {"generation_ms": model_s + tools_s, "scoring_ms": verify_s, "total_ms": total_s}
+    return {"start_time": began} | {name: 1e3 * span_s for name, span_s in spans.items()}
 
 
 def _components(rollout: Rollout, columns: Json) -> Json:
