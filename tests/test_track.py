@@ -83,6 +83,18 @@ def test_mlflow_has_curves_samples_and_the_metrics(tmp_path: Path) -> None:
     assert no_secret_in(tmp_path / "tracking")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_is_told_of_every_setting(tmp_path: Path) -> None:
+    from nemo_like.track.mlflow import Mlflow
+
+    about = {f"setting {i}": i for i in range(250)}
+    Mlflow(config(tmp_path, "mlflow"), "first", about).close({})
+    with sqlite3.connect(tmp_path / "tracking/mlflow/mlflow.db") as db:
+        assert db.execute("SELECT COUNT(*) FROM params").fetchone() == (250,)
+    db.close()
+
+
 def records(log: bytes) -> Iterator[bytes]:
     """The records of a .wandb file: LevelDB's log format after seven bytes, in blocks of 32 KiB."""
     at, record = 7, b""

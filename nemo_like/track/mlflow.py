@@ -16,6 +16,8 @@ from nemo_like.types import Json
 PARAM_CHARACTERS = 500
 BATCH = 500
 """Metrics that a server takes at once, less than its limit of 1,000."""
+PARAMS = 100
+"""Parameters that a server takes at once."""
 
 
 @TRACKERS.register("mlflow")
@@ -35,7 +37,8 @@ class Mlflow:
             number = self._client.create_experiment(config.project, artifact_location=artifacts)
         self._run: str = self._client.create_run(number, run_name=name).info.run_id
         params = [Param(_named(key), f"{value}"[:PARAM_CHARACTERS]) for key, value in about.items()]
-        self._client.log_batch(self._run, params=params[:100])
+        for start in range(0, len(params), PARAMS):
+            self._client.log_batch(self._run, params=params[start : start + PARAMS])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """A point of each curve."""
