@@ -411,6 +411,23 @@ def test_what_a_request_sent_along_is_not_on_the_card(tmp_path: Path) -> None:
     assert redacted({"X-Api-Key": "sk-1"}) == {"X-Api-Key": "***"}
 
 
+def test_sampling_in_the_extra_body_is_on_the_card_and_many_ways_are_counted_together(tmp_path: Path) -> None:
+    extra = {"extra_body": json.dumps({"top_k": 5, "seed": 3})}
+    _, done = exported(tmp_path, [rollout("t", params={"metadata": extra})], "sft")
+    assert done.facts["made_by"]["sampling"][0]["value"] == {"temperature": 0.7, "top_k": 5}
+    rows = [rollout(f"t{i}", params={"top_p": i / 2000}) for i in range(1100)]
+    _, done = exported(tmp_path, rows, "sft")
+    assert done.facts["made_by"]["sampling"][0] == {"value": "others", "rollouts": 100}
+
+
+def test_the_card_of_generated_rows_names_their_model(tmp_path: Path) -> None:
+    header = {"made_with": {"source": "server", "model": "a-model", "extra_body": {"api_key": "s3cret"}}}
+    write_jsonl(tmp_path / "rollouts_journal.jsonl", [header])
+    exported(tmp_path, [generated(0, 0)], "sft")
+    page = (tmp_path / "out/README.md").read_text()
+    assert "| model | a-model |" in page and "s3cret" not in page
+
+
 def test_arguments_as_objects_load_again(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     given = [{"a": 1}, {"query": "s"}, {"a": [1]}, {"a": {"b": None}}]

@@ -11,7 +11,7 @@ import orjson
 
 from nemo_like import __version__
 from nemo_like.export.format import Format
-from nemo_like.export.selection import SETTINGS, Tally, count_failures
+from nemo_like.export.selection import OTHERS, SETTINGS, Tally, count_failures
 from nemo_like.export.settings import Container, ExportConfig
 from nemo_like.settings import redacted
 from nemo_like.store import Files
@@ -96,14 +96,29 @@ def _source(file: Path) -> Json:
     if beside.run.is_file():
         run = cast(Json, orjson.loads(beside.run.read_bytes()))
         about |= {"fingerprint": run.get("fingerprint"), "nemo_like": run.get("nemo_like")}
+    elif made_with := _generated_with(file):
+        about["fingerprint"] = made_with
     if beside.failures.is_file():
         with beside.failures.open("rb") as lines:
             about["failed_attempts"] = dict(count_failures(lines).most_common())
     return about
 
 
+def _generated_with(file: Path) -> Json:
+    """What decided what a file's generated rows are: model, source, sampling; as their journal says."""
+    journal = file.with_name(f"{file.stem}_journal.jsonl")
+    if not journal.is_file():
+        return {}
+    with journal.open("rb") as lines:
+        try:
+            return orjson.loads(lines.readline())["made_with"]
+        except (ValueError, LookupError, TypeError):
+            # A file of another kind has that name.
+            return {}
+
+
 def _known(name: str, value: str) -> Any:
-    return orjson.loads(value) if name == "sampling" else value
+    return orjson.loads(value) if name == "sampling" and value != OTHERS else value
 
 
 def _blocks(tally: Tally, format: Format) -> int:

@@ -198,9 +198,11 @@ class Rollout:
 
     @lazy
     def sampling(self) -> str:
-        """The sampling parameters of the request, as JSON."""
-        params = self.params
-        given = {k: params[k] for k in params if k not in NOT_SAMPLING and params[k] is not None}
+        """The sampling parameters of the request, those in `metadata.extra_body` too, as JSON."""
+        metadata = self.params.get("metadata")
+        extra = cast(Json, metadata).get("extra_body") if isinstance(metadata, dict) else None
+        asked = (parse_arguments(extra) or {}) | self.params
+        given = {k: v for k, v in asked.items() if k not in NOT_SAMPLING and v is not None}
         return orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()
 
     @lazy

@@ -22,6 +22,9 @@ SETTINGS = (
     *("validation_share", "seed"),
 )
 """The settings that select."""
+MAKERS = 1000
+"""Models, agents and ways of sampling that are told apart; the rest is counted together."""
+OTHERS = "others"
 
 
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ class Tally:
     def keep(self, made_by: Mapping[str, str]) -> None:
         """Count what made a rollout that is in the rows."""
         for name, value in made_by.items():
-            self.made_by[name][value] += 1
+            _add(self.made_by[name], value, 1)
 
     def merge(self, other: Tally) -> None:
         """Count what another piece counted."""
@@ -70,9 +73,11 @@ class Tally:
             (self.dropped, other.dropped),
             (self.tasks_dropped, other.tasks_dropped),
             (self.rows, other.rows),
-            *((self.made_by[name], counts) for name, counts in other.made_by.items()),
         ):
             mine.update(theirs)
+        for name, counts in other.made_by.items():
+            for value, n in counts.items():
+                _add(self.made_by[name], value, n)
         self.known |= other.known
 
 
@@ -165,6 +170,11 @@ def draw(seed: int, *parts: str) -> int:
     """63 bits that look like chance, and are always the same for the same parts."""
     text = "\0".join((str(seed), *parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest()) >> 1
+
+
+def _add(counts: Counter[str], value: str, n: int) -> None:
+    known = value in counts or len(counts) < MAKERS
+    counts[value if known else OTHERS] += n
 
 
 def _firsts(group: list[Rollout]) -> list[Rollout]:
