@@ -115,8 +115,17 @@ def prompt_completion(folder: Path) -> str:
 
 @check("tokens", "TRL SFTTrainer, on the ids as they are", "trl")
 def tokens(folder: Path) -> str:
-    rows = data(folder, "tokens", tokens=True)
-    return sft_step(folder, rows.select_columns(["input_ids", "assistant_masks"]))
+    from trl import SFTConfig, SFTTrainer
+
+    rows = data(folder, "tokens", tokens=True).select_columns(["input_ids", "assistant_masks"])
+    args = SFTConfig(**arguments(folder))
+    trainer = SFTTrainer(model(), args=args, train_dataset=rows, processing_class=TOKENIZER)
+    result = stepped(trainer)
+    labels = next(iter(trainer.get_train_dataloader()))["labels"]
+    learned = labels[labels != -100].tolist()
+    # Each turn begins with this token, which no model made: only the mask keeps it from the loss.
+    assert learned and TOKENIZER.convert_tokens_to_ids("<|im_start|>") not in learned
+    return result
 
 
 @check("dpo", "TRL DPOTrainer", "trl")
