@@ -266,10 +266,10 @@ class Rollout:
         content = message.get("content") or ""
         if not isinstance(content, str) or "item" in message:
             raise Unfit("not only text")
+        if len(message) == 2 and content and isinstance(message.get("role"), str):
+            return message
         if not all(isinstance(message.get(name) or "", str) for name in TEXTS):
             raise Unfit("not only text")
-        if len(message) == 2 and content:
-            return message
         worded: Json = {"role": message["role"], "content": content}
         thought = message.get("reasoning_content")
         if thought and self.config.reasoning == "keep":
