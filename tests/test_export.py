@@ -532,19 +532,29 @@ def test_pieces_of_a_file_hold_each_line_once(tmp_path: Path, monkeypatch: pytes
         assert [orjson.loads(line) for line in lines] == rows
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@patient
+@given(some=st.lists(st.dictionaries(st.text(max_size=2), json_values, max_size=3), min_size=1, max_size=4))
+def test_no_field_of_extra_info_breaks_arrow_and_each_can_be_read_back(
+    tmp_path: Path, some: list[Json]
+) -> None:
+    rows = [rollout(f"t{i}", extra_info=extra) for i, extra in enumerate(some)]
+    exported(tmp_path, rows, "verl_rl", output=tmp_path / "x.parquet")
+    for row, extra in zip(pq.read_table(tmp_path / "x.parquet").to_pylist(), some, strict=True):
+        for name, value in extra.items():
+            read = row["extra_info"][name]
+            assert read == value or json.loads(read) == value
+
+
 @patient
 @given(
-    notes=st.lists(
-        st.recursive(
-            st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=4),
-            lambda inner: (
-                st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
-            ),
-            max_leaves=4,
-        ),
-        min_size=1,
-        max_size=4,
-    ),
+    notes=st.lists(json_values, min_size=1, max_size=4),
     format=st.sampled_from(["verifiers", "prompts", "verl_rl"]),
 )
 def test_no_field_of_a_task_breaks_arrow(tmp_path: Path, notes: list[Any], format: str) -> None:

@@ -180,8 +180,8 @@ def _rewrite(file: Path, paths: set[str]) -> None:
         for line in lines:
             row: Json = orjson.loads(line)
             for path in paths:
-                name, _, field = path.partition("/")
-                holder, key = (row.get(name) or {}, field) if field else (row, name)
+                name, inside, field = path.partition("/")
+                holder, key = (row.get(name) or {}, field) if inside else (row, name)
                 if holder.get(key) is not None:
                     holder[key] = as_text(holder[key])
             texts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
