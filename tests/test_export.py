@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +17,7 @@ from nemo_like.export.export import export
 from nemo_like.export.groups import advantages
 from nemo_like.export.settings import ExportConfig
 from nemo_like.settings import redacted
+from nemo_like.table import pa, pq
 
 from .conftest import Json, Project, read_jsonl, write_jsonl
 from .exporting import TOOL, exported, items, mixed_rows, rollout, tool_items
@@ -532,7 +531,7 @@ def test_pieces_of_a_file_hold_each_line_once(tmp_path: Path, monkeypatch: pytes
         assert [orjson.loads(line) for line in lines] == rows
 
 
-json_values = st.recursive(
+json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
@@ -650,12 +649,15 @@ def test_a_wrong_request_is_answered_with_what_is_wrong(
 
 def test_verls_own_columns_stay_as_they_are(tmp_path: Path) -> None:
     kwargs = {"search": {"create_kwargs": {"ground_truth": "4"}}}
-    own = {
+    own: Json = {
         "reward_model": {"style": "rule", "ground_truth": {"target": ["4", "four"]}},
         "extra_info": {"split": "train", "index": 7, "need_tools_kwargs": True, "tools_kwargs": kwargs},
         "agent_name": "tool_agent",
     }
-    other = {"reward_model": own["reward_model"], "extra_info": {"split": "train", "index": 8, "note": "x"}}
+    other: Json = {
+        "reward_model": own["reward_model"],
+        "extra_info": {"split": "train", "index": 8, "note": "x"},
+    }
     for format in ("verl_rl", "verl_responses"):
         exported(tmp_path, [rollout("a") | own, rollout("b", note=1) | other], format)
         first, second = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
