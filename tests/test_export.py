@@ -335,13 +335,15 @@ def test_odd_lines_are_counted_and_stop_nothing(tmp_path: Path) -> None:
         ("dpo", {"_ng_rollout_index": 1e30}),
         ("dpo", {"_ng_task_index": {"a": 1}}),
         ("dpo", {"_ng_task_key": None, "_ng_rollout_index": "abc"}),
+        ("kto", {"reward": "high"}),
     ],
 )
 def test_a_row_of_another_shape_costs_no_other_row(tmp_path: Path, format: str, fields: Json) -> None:
     odd = rollout("odd") | fields
     rows = [odd, rollout("t", 0, 1.0, "right"), rollout("t", 1, 0.0, "wrong"), odd | {"reward": 0.5}]
     exported_rows, done = exported(tmp_path, rows, format)
-    assert exported_rows and done.facts["rollouts"]["total"] == 4
+    assert done.facts["rollouts"]["total"] == 4
+    assert "right" in json.dumps(exported_rows)
 
 
 @pytest.mark.parametrize(
@@ -390,9 +392,9 @@ def test_labels_are_what_is_balanced_and_counted(tmp_path: Path) -> None:
 
 
 def test_numbers_of_the_task_are_no_parts_of_the_reward(tmp_path: Path) -> None:
-    fields = {"account_id": 77, "max_score": 10, "exact_match_reward": 1.0, "schema_validity": 0.5, "acc": 1}
-    rows, _ = exported(tmp_path, [rollout("t") | fields], "verl_dump")
-    assert {name for name in fields if name in rows[0]} == {"exact_match_reward", "schema_validity", "acc"}
+    parts = {"exact_match_reward": 1.0, "schema_validity": 0.5, "acc": 1, "score2": 0.5, "exact-match": 0}
+    rows, _ = exported(tmp_path, [rollout("t") | parts | {"account_id": 77, "max_score": 10}], "verl_dump")
+    assert {*parts} <= {*rows[0]} and not {"account_id", "max_score"} & {*rows[0]}
 
 
 def test_tasks_without_a_number_stay_apart_in_rows_of_verifiers(tmp_path: Path) -> None:

@@ -199,9 +199,9 @@ class Rollout:
     @lazy
     def sampling(self) -> str:
         """The sampling parameters of the request, those in `metadata.extra_body` too, as JSON."""
-        metadata = self.params.get("metadata")
-        extra = cast(Json, metadata).get("extra_body") if isinstance(metadata, dict) else None
-        asked = (parse_arguments(extra) or {}) | self.params
+        asked, metadata = self.params, self.params.get("metadata")
+        if isinstance(metadata, dict) and "extra_body" in metadata:
+            asked = (parse_arguments(cast(Json, metadata)["extra_body"]) or {}) | asked
         given = {k: v for k, v in asked.items() if k not in NOT_SAMPLING and v is not None}
         return orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()
 

@@ -173,8 +173,10 @@ def draw(seed: int, *parts: str) -> int:
 
 
 def _add(counts: Counter[str], value: str, n: int) -> None:
-    known = value in counts or len(counts) < MAKERS
-    counts[value if known else OTHERS] += n
+    if value in counts or len(counts) < MAKERS:
+        counts[value] += n
+    else:
+        counts[OTHERS] += n
 
 
 def _firsts(group: list[Rollout]) -> list[Rollout]:

@@ -32,9 +32,8 @@ EXPECTED = (
 )
 GIVEN = ("extracted_answer", "pred", "parsed_answer")
 NO_COMPONENTS = frozenset({"reward", "success", "seed", "difficulty", "step", "sample_idx", "data_idx"})
-COMPONENT_NAME = re.compile(
-    r"(?!(max|min|expected)_)(.*_)?(acc|(reward|accuracy|score|credit|match|valid|criteria)[a-z]*)(_|$)", re.I
-)
+WORDS = r"(acc|(reward|accuracy|score|credit|match|valid|criteria)[a-z]*)"
+COMPONENT_NAME = re.compile(rf"(?!(max|min|expected)[^a-z])(.*[^a-z])?{WORDS}([^a-z]|$)", re.I)
 
 
 def names_component(name: str) -> bool:

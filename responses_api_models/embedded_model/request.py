@@ -7,9 +7,9 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_vali
 
 from nemo_like.errors import PartError
 from nemo_like.settings import explain
+from nemo_like.shapes import TEXT_PARTS
 from nemo_like.types import Json, content_text
 
-TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 RANDOM_SEED = 2**32 - 1
 """What llama.cpp takes for "no seed"."""
 

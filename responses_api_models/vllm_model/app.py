@@ -21,6 +21,7 @@ from nemo_like.errors import PartError, blame
 from nemo_like.rate import Rate, RateConfig
 from nemo_like.replicas import Replicas
 from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.shapes import TEXT_PARTS
 from nemo_like.sse import decoded, encoded
 from nemo_like.streams import ends_completion, relayed
 from nemo_like.types import Json, merged
@@ -34,7 +35,6 @@ DIVERGES = "prompt_diverges_at"
 """Key of an item whose prompt does not begin with the tokens of the step before: where it stops to."""
 ANOTHER_ANSWER: Json = {"role": "assistant", "content": "…"}
 """Beside the last answer it shows what the chat template puts behind an answer."""
-TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
 class EngineConfig(ModelConfig, RateConfig):
@@ -327,7 +327,7 @@ class VLLMModel(ModelServer[VLLMConfig]):
     async def _with_past(self, body: Json, past: list[int]) -> Json:
         """`body` with the prompt that begins with `past`, where the chat template's does not."""
         messages = cast(list[Json], body["messages"])
-        if any(_is_seen(message) for message in messages):
+        if any(_holds_media(message) for message in messages):
             return body  # An engine unfolds images into tokens of its own.
         try:
             whole = (await self._tokenized(body))["tokens"]
@@ -378,7 +378,7 @@ def _cut(model: str) -> Json:
     return head | {"model": model, "choices": [choice]}
 
 
-def _is_seen(message: Json) -> bool:
+def _holds_media(message: Json) -> bool:
     """Whether a message holds anything but text."""
     parts = cast(Any, message.get("content"))
     return isinstance(parts, list) and any(

@@ -43,7 +43,7 @@ def request_body(
     whole = merged(defaults | body | {"model": model}, extra) | with_tokens
     whole = {key: whole[key] for key in whole if whole[key] is not None and key not in STREAMING}
     messages = cast(list[Any], whole["messages"]) if isinstance(whole.get("messages"), list) else []
-    if any(_needs_rewording(m, reasoning_as_field, developer_as_system) for m in messages):
+    if any(_needs_rewording(m, developer_as_system) for m in messages):
         whole["messages"] = [_reworded(m, reasoning_as_field, developer_as_system) for m in messages]
     return whole
 
@@ -56,25 +56,23 @@ def seed_of(seed: int, rollout: str, messages: Any) -> int:
     return int.from_bytes(sha256(words.encode()).digest()[:4], "big") >> 1
 
 
-def _needs_rewording(message: Any, reasoning_as_field: bool, developer_as_system: bool) -> bool:
+def _needs_rewording(message: Any, developer_as_system: bool) -> bool:
     if not isinstance(message, dict):
         return False
     fields = cast(Json, message)
-    thought = not reasoning_as_field and fields.get("reasoning_content")
     developer = developer_as_system and fields.get("role") == "developer"
-    unnamed = reasoning_as_field and fields.get("reasoning_content") and not fields.get("reasoning")
-    return bool(thought or developer or unnamed or any(key in fields for key in TOKEN_FIELDS))
+    return bool(fields.get("reasoning_content") or developer or any(key in fields for key in TOKEN_FIELDS))
 
 
 def _reworded(message: Any, reasoning_as_field: bool, developer_as_system: bool) -> Any:
-    if not _needs_rewording(message, reasoning_as_field, developer_as_system):
+    if not _needs_rewording(message, developer_as_system):
         return message
     fields = {key: value for key, value in cast(Json, message).items() if key not in TOKEN_FIELDS}
     if developer_as_system and fields.get("role") == "developer":
         fields["role"] = "system"
-    if reasoning_as_field and fields.get("reasoning_content"):
+    if reasoning_as_field and (thought := fields.get("reasoning_content")):
         # vLLM's later releases read no other name, and its earlier ones only the first.
-        fields.setdefault("reasoning", fields["reasoning_content"])
-    if not reasoning_as_field and (thought := fields.pop("reasoning_content", None)):
+        fields.setdefault("reasoning", thought)
+    elif thought := fields.pop("reasoning_content", None):
         fields["content"] = f"<think>\n{thought}\n</think>\n\n{fields.get('content') or ''}"
     return fields
