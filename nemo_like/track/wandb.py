@@ -52,6 +52,6 @@ class Wandb:
         self._run.summary.update(dict(values))
         folder = str(self._run.settings.sync_dir)
         self._run.finish()
-        # Waits for the process that writes the file; `finish` alone may return before the last of it is there.
+        # Waits for the process that writes the file: `finish` alone may return before the last of it.
         wandb.teardown()
         return folder
