@@ -26,14 +26,14 @@ SMALL_BYTES = 64 * 2**20
 
 @dataclass(slots=True)
 class Block:
-    """The rows of one rollout, or of one task, as lines of JSON."""
+    """The rows of a rollout, of a task, or of all of a job that stay together, as lines of JSON."""
 
     lines: bytes
     rows: int
     split: Split
-    reward: float | None
-    """The rollout's; None for a task."""
-    success: bool
+    rewards: tuple[int, float]
+    """How many of its rollouts have a reward, and the sum of those; of none for tasks."""
+    successes: int
     digest: bytes | None = None
     """What it has in common with a duplicate, where those are dropped."""
     draw: int = 0
@@ -70,6 +70,9 @@ class Converter:
                     self._write(rollout, chunk)
         else:
             self._convert_groups(job, chunk)
+        if not (self.config.drop_duplicates or self.config.balance):
+            # Nobody asks for them one by one any more.
+            chunk.blocks = _joined(chunk.blocks)
         return chunk
 
     def _convert_groups(self, groups: Groups, chunk: Chunk) -> None:
@@ -133,7 +136,8 @@ class Converter:
         reward = first.reward if self.format.of_task is None else None
         # Where rows have a label, that is what is balanced and counted.
         success = bool(rows[0].get("label", first.success))
-        block = Block(lines, len(rows), split, reward, success, same, drawn)
+        rewards = (0, 0.0) if reward is None else (1, reward)
+        block = Block(lines, len(rows), split, rewards, int(success), same, drawn)
         made_by = [rollout.made_by for rollout in rollouts]
         chunk.blocks.append(block)
         for row in rows:
@@ -146,6 +150,23 @@ class Converter:
         if source not in self._files:
             self._files[source] = os.open(self.paths[source], os.O_RDONLY | os.O_CLOEXEC)
         return os.pread(self._files[source], length, offset)
+
+
+def _joined(blocks: list[Block]) -> list[Block]:
+    """One block of each split that has some."""
+    by_split: dict[Split, list[Block]] = {}
+    for block in blocks:
+        by_split.setdefault(block.split, []).append(block)
+    return [
+        Block(
+            b"".join([block.lines for block in of_split]),
+            sum(block.rows for block in of_split),
+            split,
+            (sum(block.rewards[0] for block in of_split), sum(block.rewards[1] for block in of_split)),
+            sum(block.successes for block in of_split),
+        )
+        for split, of_split in by_split.items()
+    ]
 
 
 def _reason(error: Exception) -> str:

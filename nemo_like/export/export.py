@@ -184,14 +184,15 @@ class Gathered:
         self._db.close()
 
     def add(self, block: Block, tally: Tally) -> None:
-        """Take the rows of a rollout, or of a task."""
+        """Take the rows of a block."""
         if block.digest is not None:
             added = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (block.digest,)).rowcount
             if not added:
                 tally.dropped["duplicate"] += 1
                 return
         if self._config.balance:
-            values = (block.split, block.rows, block.success, block.reward, block.draw)
+            reward = block.rewards[1] if block.rewards[0] else None
+            values = (block.split, block.rows, block.successes, reward, block.draw)
             self._db.execute(INSERT_BLOCK, values)
         self._file(block.split).write(block.lines)
         _count(block, tally)
@@ -248,10 +249,8 @@ class Gathered:
 
 def _count(block: Block, tally: Tally) -> None:
     tally.rows[block.split] += block.rows
-    tally.successes += block.success
-    if block.reward is not None:
-        n, total = tally.rewards
-        tally.rewards = (n + 1, total + block.reward)
+    tally.successes += block.successes
+    tally.rewards = (tally.rewards[0] + block.rewards[0], tally.rewards[1] + block.rewards[1])
 
 
 def _write(lines: dict[Split, Path], folder: Path, target: Target, columns: Json) -> None:
