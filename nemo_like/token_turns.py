@@ -37,11 +37,30 @@ class Chain:
     """What follows the first prompt: answers, and what was said between them."""
     answers: list[slice] = field(default_factory=list[slice])
     """Where in `rest` each turn's answer stands."""
+    turns: list[Turn] = field(default_factory=list[Turn])
 
     @property
     def ids(self) -> list[int]:
         """The whole of it."""
         return self.prompt + self.rest
+
+    @property
+    def mask(self) -> list[int]:
+        """Of each token of `rest`: 1 where the model made it."""
+        mask = [0] * len(self.rest)
+        for answer in self.answers:
+            mask[answer] = [1] * (answer.stop - answer.start)
+        return mask
+
+    @property
+    def logprobs(self) -> list[float] | None:
+        """Of each token of `rest`, 0.0 for those that no model made; None where a turn has none."""
+        logprobs = [0.0] * len(self.rest)
+        for answer, turn in zip(self.answers, self.turns, strict=True):
+            if turn.logprobs is None:
+                return None
+            logprobs[answer] = turn.logprobs
+        return logprobs
 
 
 def turns_of(row: Json, at: str) -> list[Turn]:
@@ -52,9 +71,11 @@ def turns_of(row: Json, at: str) -> list[Turn]:
     """
     output: Any = cast(Json, row.get("response") or {}).get("output") if _is_rollout(row) else None
     if output is None:
-        return [_turn(row, GENERATED_FIELDS, at)] if row.get(GENERATED_FIELDS[1]) else []
+        return [turn_of(row, GENERATED_FIELDS, at)] if row.get(GENERATED_FIELDS[1]) else []
     items = enumerate(cast("list[Json]", output))
-    return [_turn(item, TOKEN_FIELDS, f"{at}, output[{i}]") for i, item in items if item.get(TOKEN_FIELDS[1])]
+    return [
+        turn_of(item, TOKEN_FIELDS, f"{at}, output[{i}]") for i, item in items if item.get(TOKEN_FIELDS[1])
+    ]
 
 
 def chained(turns: Sequence[Turn]) -> list[Chain]:
@@ -70,6 +91,7 @@ def chained(turns: Sequence[Turn]) -> list[Chain]:
         start = len(chain.rest)
         chain.rest.extend(turn.tokens)
         chain.answers.append(slice(start, start + len(turn.tokens)))
+        chain.turns.append(turn)
     return chains
 
 
@@ -78,7 +100,12 @@ def _is_rollout(row: Json) -> bool:
     return isinstance(response, dict) and isinstance(cast(Json, response).get("output"), list)
 
 
-def _turn(source: Json, names: tuple[str, str, str], at: str) -> Turn:
+def turn_of(source: Json, names: tuple[str, str, str], at: str) -> Turn:
+    """The turn in these fields of an item, or of a row.
+
+    Raises:
+        RowError: they hold something else.
+    """
     prompt, tokens = (_token_ids(source.get(name), f"{at}: {name}") for name in names[:2])
     if not prompt:
         raise RowError(f"{at}: {names[0]} is empty")
@@ -94,7 +121,7 @@ def _turn(source: Json, names: tuple[str, str, str], at: str) -> Turn:
 def _token_ids(value: Any, at: str) -> list[int]:
     given = cast("list[Any]", value if isinstance(value, list) else [None])
     # A bool is an int, but no token.
-    if not all(type(token) is int and token >= 0 for token in given):
+    if {*map(type, given)} - {int} or (given and min(given) < 0):
         raise RowError(f"{at} should be a list of token ids (got {str(cast(object, value))[:60]})")
     return given
 

@@ -8,86 +8,53 @@ reasoning, a text that was tokenized again), a new part begins, with that prompt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, cast
 
-from nemo_like.chat import TOKEN_FIELDS
+from nemo_like.errors import RowError
 from nemo_like.export.format import SCORE, rollout_format, score_of
 from nemo_like.export.rollout import Rollout, Unfit
 from nemo_like.export.settings import ExportConfig
+from nemo_like.token_turns import Chain, Turn, chained, turn_of
+from nemo_like.turns import TOKEN_FIELDS
 from nemo_like.types import Json
 
+PROMPT_IDS, IDS, _ = TOKEN_FIELDS
 PART = {"part": "int64", "parts": "int64"}
 TRAJECTORY = {"instance_id": "string", "repetition_id": "int64"}
 LOGGED = {"role": "string", "content": "string", "token_ids": ["int64"], "generation_logprobs": ["double"]}
 
 
-@dataclass(slots=True)
-class Part:
-    """A sequence whose every step continues the one before."""
-
-    prompt: list[int]
-    response: list[int] = field(default_factory=list[int])
-    mask: list[int] = field(default_factory=list[int])
-    """1 for a token of the model, 0 for one of a tool."""
-    logprobs: list[float] | None = field(default_factory=list[float])
-    """Of each token; 0.0 for a tool's. None where a step has none."""
-    spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """Where in the response each step's own tokens lie."""
-
-    def add(self, between: list[int], made: list[int], logprobs: list[float] | None) -> None:
-        """Append a step: what came in since the one before, and what the model made."""
-        start = len(self.response) + len(between)
-        self.response += between + made
-        self.mask += [0] * len(between) + [1] * len(made)
-        self.spans.append((start, start + len(made)))
-        if logprobs is None or self.logprobs is None:
-            self.logprobs = None
-        else:
-            self.logprobs += [0.0] * len(between) + logprobs
-
-
-def parts_of(rollout: Rollout, config: ExportConfig) -> list[Part]:
+def parts_of(rollout: Rollout, config: ExportConfig) -> list[Chain]:
     """The token sequences of a rollout: one, unless a step does not continue the one before.
 
     Raises:
         Unfit: token ids are missing, or don't fit; or it would be split, and that is not wanted.
     """
-    parts: list[Part] = []
-    for prompt, made, logprobs in _steps(rollout):
-        if parts:
-            seen = parts[-1].prompt + parts[-1].response
-            if prompt[: len(seen)] == seen:
-                parts[-1].add(prompt[len(seen) :], made, logprobs)
-                continue
-        parts.append(Part(prompt))
-        parts[-1].add([], made, logprobs)
-    if not any(1 in part.mask for part in parts):
+    parts = chained(list(_steps(rollout)))
+    if not any(turn.tokens for part in parts for turn in part.turns):
         raise Unfit("no answer")
     if len(parts) > 1 and config.unextended == "drop":
         raise Unfit("a step's prompt does not continue the one before")
     return parts
 
 
-def _steps(rollout: Rollout) -> Iterator[tuple[list[int], list[int], list[float] | None]]:
-    """Each step of the model: its prompt's tokens, those that it made, their log-probabilities."""
+def _steps(rollout: Rollout) -> Iterator[Turn]:
+    """Each step of the model."""
     unfinished, steps = False, 0
     for item in rollout.items:
         if not _is_the_models(item):
             if unfinished:
                 raise Unfit("token ids of a step are missing" if steps else "no token ids")
             continue
-        prompt, made, logprobs = (cast(list[Any] | None, item.get(name)) for name in TOKEN_FIELDS)
         # They stand on the last item of a turn.
-        unfinished = prompt is None or made is None
-        if prompt is None or made is None:
+        unfinished = item.get(PROMPT_IDS) is None or item.get(IDS) is None
+        if unfinished:
             continue
-        if {*map(type, (*prompt, *made))} - {int} or {*map(type, logprobs or ())} - {int, float}:
-            raise Unfit("tokens or log-probabilities that are no numbers")
-        if logprobs is not None and len(logprobs) != len(made):
-            raise Unfit("tokens and log-probabilities differ in number")
         steps += 1
-        yield prompt, made, logprobs
+        try:
+            yield turn_of(item, TOKEN_FIELDS, "")
+        except RowError as error:
+            raise Unfit("token ids or log-probabilities that are none") from error
     if unfinished or not steps:
         raise Unfit("token ids of a step are missing" if steps else "no token ids")
 
@@ -104,11 +71,11 @@ def tokens(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
     """Whole sequences with a mask over the model's tokens: TRL's SFTTrainer trains on them as they are."""
     for row, part in _rows(rollout, config):
         ids = {
-            "input_ids": part.prompt + part.response,
+            "input_ids": part.prompt + part.rest,
             "assistant_masks": [0] * len(part.prompt) + part.mask,
         }
-        if part.logprobs is not None:
-            ids["logprobs"] = cast(Any, [0.0] * len(part.prompt) + part.logprobs)
+        if (logprobs := part.logprobs) is not None:
+            ids["logprobs"] = cast(Any, [0.0] * len(part.prompt) + logprobs)
         yield ids | score_of(rollout) | row
 
 
@@ -132,10 +99,10 @@ def verl_tokens(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
     for row, part in _rows(rollout, config):
         ids = {
             "prompt_ids": part.prompt,
-            "response_ids": part.response,
+            "response_ids": part.rest,
             "response_mask": part.mask,
             "reward_score": rollout.reward,
-            "num_turns": 2 * len(part.spans),
+            "num_turns": 2 * len(part.turns),
             "uid": rollout.task_key,
             "rollout_index": rollout.rollout_index,
             "truncated": rollout.truncated,
@@ -162,7 +129,7 @@ def skyrl_tokens(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
     for row, part in _rows(rollout, config):
         ids = {
             "prompt_token_ids": part.prompt,
-            "response_ids": part.response,
+            "response_ids": part.rest,
             "rewards": rollout.reward,
             "loss_masks": part.mask,
             "stop_reasons": "length" if rollout.truncated else "stop",
@@ -189,14 +156,15 @@ def skyrl_tokens(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
 def nemo_rl_tokens(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
     """NeMo RL's `message_log`: turns of token ids, the assistant's with their log-probabilities."""
     for row, part in _rows(rollout, config):
-        if part.logprobs is None:
+        if (logprobs := part.logprobs) is None:
             raise Unfit("no log-probabilities")
         log, end = [_logged("user", part.prompt, [0.0] * len(part.prompt))], 0
-        for start, stop in part.spans:
-            if start > end:
-                log.append(_logged("user", part.response[end:start], part.logprobs[end:start]))
-            log.append(_logged("assistant", part.response[start:stop], part.logprobs[start:stop]))
-            end = stop
+        for answer in part.answers:
+            if answer.start > end:
+                between = slice(end, answer.start)
+                log.append(_logged("user", part.rest[between], logprobs[between]))
+            log.append(_logged("assistant", part.rest[answer], logprobs[answer]))
+            end = answer.stop
         yield {
             "message_log": log,
             "total_reward": rollout.reward,
@@ -208,7 +176,7 @@ def nemo_rl_tokens(rollout: Rollout, config: ExportConfig) -> Iterator[Json]:
         } | row
 
 
-def _rows(rollout: Rollout, config: ExportConfig) -> Iterator[tuple[Json, Part]]:
+def _rows(rollout: Rollout, config: ExportConfig) -> Iterator[tuple[Json, Chain]]:
     parts = parts_of(rollout, config)
     for at, part in enumerate(parts):
         yield {"part": at, "parts": len(parts)}, part
