@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -142,13 +143,12 @@ class Sources:
     def _rewritten(self, source: int) -> Path:
         """The lines of a file as rollouts that say whose they are."""
         path = self._scratch / f"{source}.rollouts.jsonl"
-        seen: dict[bytes, int] = {}
-        with self.paths[source].open("rb") as lines, path.open("wb") as file:
+        with self.paths[source].open("rb") as lines, path.open("wb") as file, closing(_Repeats()) as repeats:
             for line in lines:
-                file.write((self._keyed(line, seen) if line.strip() else b"") + b"\n")
+                file.write((self._keyed(line, repeats) if line.strip() else b"") + b"\n")
         return path
 
-    def _keyed(self, line: bytes, seen: dict[bytes, int]) -> bytes:
+    def _keyed(self, line: bytes, repeats: _Repeats) -> bytes:
         """A line as a rollout with a key; one that can't be one stays as it is."""
         try:
             row: Json = orjson.loads(line)
@@ -159,10 +159,25 @@ class Sources:
             return line.rstrip(b"\n")
         index = row.get("_ng_rollout_index")
         if index is None:
-            # Repeats that have no number are numbered as they come.
-            at = digest(key.encode())
-            index = seen[at] = seen.get(at, -1) + 1
+            index = repeats.number(key)
         return orjson.dumps(row | {"_ng_task_key": key, "_ng_rollout_index": index})
+
+
+class _Repeats:
+    """Numbers the repeats of a task as they come; held by SQLite, and where they are many on disk."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute("CREATE TABLE seen (task BLOB PRIMARY KEY, n INTEGER) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+
+    def number(self, task_key: str) -> int:
+        """That of the next repeat of a task, from 0."""
+        add = "INSERT INTO seen VALUES (?, 0) ON CONFLICT DO UPDATE SET n = n + 1 RETURNING n"
+        return self._db.execute(add, (digest(task_key.encode()),)).fetchone()[0]
+
+    def close(self) -> None:
+        self._db.close()
 
 
 def lines_of(path: Path, piece: Piece) -> list[bytes]:
