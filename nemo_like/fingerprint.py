@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
 from nemo_like import __version__
 from nemo_like.errors import StoreError
 from nemo_like.head import ServerInfo
+from nemo_like.journal import made_with
 from nemo_like.settings import is_secret, redacted
 from nemo_like.store import Files, write_whole
 from nemo_like.types import Json
@@ -114,8 +116,23 @@ def settle(files: Files, agents: Sequence[Agent], recipe: Json, run: Json) -> No
     _keep(files, before | now, run)
 
 
-def settle_rescoring(files: Files, now: Json, run: Json) -> None:
-    """Keep what decides the verdicts, and the redacted configuration `run`, beside them.
+def what_made(file: Path) -> Json:
+    """What decided what the rows of a file are, and those that it was rescored from; empty where that is
+    not known.
+
+    Raises:
+        OSError, ValueError: what is kept beside it can't be read.
+    """
+    run = Files(file).run
+    if not run.is_file():
+        return made_with(file)
+    kept = orjson.loads(run.read_bytes())
+    return kept.get("rescored", {}) | kept.get("fingerprint", {})
+
+
+def settle_rescoring(files: Files, now: Json, run: Json, rescored: Path) -> None:
+    """Keep what decides the verdicts, what made the rollouts that are `rescored`, and the redacted
+    configuration `run`, beside them.
 
     Raises:
         StoreError: the file holds verdicts of another kind, or rollouts that were not rescored.
@@ -125,7 +142,7 @@ def settle_rescoring(files: Files, now: Json, run: Json) -> None:
         raise StoreError(f"{files.rollouts} was not made by ng_rescore; choose another output_jsonl_fpath")
     shared = sorted(before.keys() & now.keys())
     _refuse(files, before, now, [key for key in shared if before[key] != now[key]])
-    _keep(files, before | now, run)
+    _keep(files, before | now, run, rescored=redacted(what_made(rescored)))
 
 
 def differences(before: Json, now: Json) -> list[str]:
@@ -157,6 +174,6 @@ def _refuse(files: Files, before: Json, now: Json, differing: Sequence[str]) -> 
         raise StoreError(f"{files.rollouts} was made with {said}; {advice}")
 
 
-def _keep(files: Files, fingerprint: Json, run: Json) -> None:
-    kept = {"fingerprint": fingerprint, "nemo_like": __version__, "config": run}
+def _keep(files: Files, fingerprint: Json, run: Json, **more: Json) -> None:
+    kept = {"fingerprint": fingerprint, **more, "nemo_like": __version__, "config": run}
     write_whole(files.run, orjson.dumps(kept, option=orjson.OPT_INDENT_2))

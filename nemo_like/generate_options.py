@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from nemo_like.endpoints import Sampling
 from nemo_like.errors import ConfigError
+from nemo_like.journal import journal_of
 from nemo_like.settings import Settings
 from nemo_like.types import Json
 
@@ -104,7 +105,7 @@ class GenerateConfig(Settings):
     @property
     def journal(self) -> Path:
         """The journal, beside the output."""
-        return self.output_path.with_name(f"{self.output_path.stem}_journal.jsonl")
+        return journal_of(self.output_path)
 
     @property
     def sampling(self) -> Sampling:

@@ -207,3 +207,19 @@ def _parsed(line: bytes) -> Json | None:
     except orjson.JSONDecodeError:
         return None
     return cast(Json, value) if isinstance(value, dict) else None
+
+
+def journal_of(output: Path) -> Path:
+    """Where the journal of an output is."""
+    return output.with_name(f"{output.stem}_journal.jsonl")
+
+
+def made_with(output: Path) -> Json:
+    """What decided what the samples in `output` are; empty where no journal stands beside it."""
+    journal = journal_of(output)
+    if not journal.is_file():
+        return {}
+    with journal.open("rb") as lines:
+        made = (_parsed(lines.readline()) or {}).get("made_with")
+    # A file of another kind may have that name.
+    return cast(Json, made) if isinstance(made, dict) else {}

@@ -207,7 +207,7 @@ async def rescore(
         stored.attach(files.index)
         ids = {f"verifier.{agent}": verifiers.of(agent).id for agent in stored.agents()}
         kind: Json = {RESCORED: stored.first_row, "num_repeats": config.num_repeats}
-        settle_rescoring(files, kind | ids | made_with, run)
+        settle_rescoring(files, kind | ids | made_with, run, config.rollouts)
         progress = Progress(stored.counts(), metrics.Running(**stored.sums()))
         on_progress(progress)
         try:

@@ -15,6 +15,8 @@ from nemo_like.types import Json
 SECRET_KEY = re.compile(
     r"(^|[_-])(api[_-]?key|key|password|passwd|secret|credentials?|authorization|(?<!s_)token)$", re.I
 )
+NO_SECRETS = frozenset({"reward_fn_key", "prompt_key", "prompt_cache_key", "task_key", "_ng_task_key"})
+"""Names of fields and of tasks, which only look like keys."""
 BRANCH = re.compile(r"(constrained|function|literal|dict|list|tuple|set|nullable)[\[-]|(int|str|float|bool)$")
 """How pydantic names a type of several in the place of an error."""
 REDACTED = "***"
@@ -95,7 +97,8 @@ def origin_of(origins: Mapping[str, str], key: str) -> str:
 def is_secret(key: str) -> bool:
     """Whether a value under this key must appear nowhere: `policy_api_key`, `password`, not
     `max_output_tokens`."""
-    return SECRET_KEY.search(key.rsplit(".", 1)[-1]) is not None
+    name = key.rsplit(".", 1)[-1]
+    return name not in NO_SECRETS and SECRET_KEY.search(name) is not None
 
 
 def redacted(value: Any, key: str = "") -> Any:

@@ -288,7 +288,8 @@ def test_a_folder_of_ones_own_shadows_the_installed_one(project: Project) -> Non
 @pytest.mark.parametrize(
     ("key", "secret"),
     [("policy_api_key", True), ("password", True), ("hf_token", True), ("client_secret", True), ("key", True)]
-    + [("max_output_tokens", False), ("tokens", False), ("keyboard", False), ("token_count", False)],
+    + [("max_output_tokens", False), ("tokens", False), ("keyboard", False), ("token_count", False)]
+    + [("reward_fn_key", False), ("prompt_key", False), ("my_prompt_key", True)],
 )
 def test_what_is_secret(key: str, secret: bool) -> None:
     assert is_secret(key) is secret

@@ -429,6 +429,18 @@ def test_the_card_of_generated_rows_names_their_model(tmp_path: Path) -> None:
     assert "| model | a-model |" in page and "s3cret" not in page
 
 
+def test_the_card_of_rescored_rows_names_what_made_them_and_what_judged_them(project: Project) -> None:
+    header = {"made_with": {"source": "server", "model": "a-model", "prompt_key": "question"}}
+    write_jsonl(project.path / "g_journal.jsonl", [header])
+    write_jsonl(project.path / "g.jsonl", [generated(0, 0)])
+    wanted = ("+rollouts=g.jsonl", "+reward_fn=last_number", "+output_jsonl_fpath=r.jsonl")
+    assert project.run("ng_rescore", *wanted).returncode == 0
+    assert project.run("ng_export", "+rollouts=r.jsonl", "+format=sft", "+output=out").returncode == 0
+    page = (project.path / "out/README.md").read_text()
+    assert "| model | a-model |" in page and "| prompt_key | question |" in page
+    assert "| verifier. | last_number@" in page
+
+
 def test_arguments_as_objects_load_again(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     given = [{"a": 1}, {"query": "s"}, {"a": [1]}, {"a": {"b": None}}]

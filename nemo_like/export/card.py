@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -13,6 +13,7 @@ from nemo_like import __version__
 from nemo_like.export.format import Format
 from nemo_like.export.selection import OTHERS, SETTINGS, Tally, count_failures
 from nemo_like.export.settings import Container, ExportConfig
+from nemo_like.fingerprint import what_made
 from nemo_like.settings import redacted
 from nemo_like.store import Files
 from nemo_like.types import Json
@@ -93,28 +94,12 @@ def _source(file: Path) -> Json:
     """What is known of a rollouts file, and of the failures beside it."""
     beside = Files(file)
     about: Json = {"file": file.name, "bytes": file.stat().st_size}
-    if beside.run.is_file():
-        run = cast(Json, orjson.loads(beside.run.read_bytes()))
-        about |= {"fingerprint": run.get("fingerprint"), "nemo_like": run.get("nemo_like")}
-    elif made_with := _generated_with(file):
-        about["fingerprint"] = made_with
+    if made := what_made(file):
+        about["fingerprint"] = made
     if beside.failures.is_file():
         with beside.failures.open("rb") as lines:
             about["failed_attempts"] = dict(count_failures(lines).most_common())
     return about
-
-
-def _generated_with(file: Path) -> Json:
-    """What decided what a file's generated rows are: model, source, sampling; as their journal says."""
-    journal = file.with_name(f"{file.stem}_journal.jsonl")
-    if not journal.is_file():
-        return {}
-    with journal.open("rb") as lines:
-        try:
-            return orjson.loads(lines.readline())["made_with"]
-        except (ValueError, LookupError, TypeError):
-            # A file of another kind has that name.
-            return {}
 
 
 def _known(name: str, value: str) -> Any:
