@@ -70,7 +70,9 @@ def test_token_ids_decode_to_what_was_read_and_said(model: Model, body: Json) ->
     )
 
 
-def test_every_turn_of_a_rollout_has_its_tokens(project: Project) -> None:
+def test_every_turn_of_a_rollout_has_its_tokens_and_a_trainer_gets_them(
+    project: Project, model: Model
+) -> None:
     [row] = [json.loads(line) for line in _example("example_single_tool_call").splitlines()[:1]]
     write_jsonl(Path("tasks.jsonl"), [row])
     setting = "+policy_model.responses_api_models.embedded_model.return_token_id_information=true"
@@ -96,6 +98,16 @@ def test_every_turn_of_a_rollout_has_its_tokens(project: Project) -> None:
     # The second turn read what the first one said.
     first, second = (item["prompt_token_ids"] for item in turns)
     assert second[: len(first)] == first
+
+    done = project.run("ng_export", "+rollouts=r.jsonl", "+format=verl_tokens", "+output=t.jsonl")
+    assert done.returncode == 0, done.stderr
+    rows = project.rows("t.jsonl")
+    # The call was written anew for the second turn, in other tokens: two sequences, each as it was read.
+    assert [row["prompt_ids"] for row in rows] == [first, second]
+    said = [decoded(model, row["response_ids"]) for row in rows]
+    assert json.loads(said[0].removesuffix("<|im_end|>"))["arguments"] == json.loads(turns[0]["arguments"])
+    assert json.loads(said[1].removesuffix("<|im_end|>"))["answer"] == turns[1]["content"][0]["text"]
+    assert all(row["response_mask"] == [1] * len(row["response_ids"]) for row in rows)
 
 
 @pytest.fixture(scope="module")
