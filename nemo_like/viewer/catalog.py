@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,12 @@ import orjson
 from nemo_like.errors import UsageError
 from nemo_like.index import edges
 from nemo_like.query import Query
+from nemo_like.viewer.entry import ENTRY, Entry, all_text, columns_of, entry_of, preview, said
 from nemo_like.viewer.formats import View, read
 
 VERSION = 1
 BATCH = 2000
 FOLLOW_S = 1.0
-PREVIEW = 160
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, bytes INTEGER, first BLOB, last BLOB) WITHOUT ROWID;
@@ -65,10 +65,6 @@ SORTS = {
     "task": "e.task_key",
 }
 """What a table can be sorted by → the indexed expression."""
-ENTRY = (
-    "e.id, kind, task_key, rollout_index, agent, reward, success, failure, tool, turns, output_tokens, "
-    "truncated, total_s, t.prompt, t.answer"
-)
 FIELDS = {
     "reward": "e.reward",
     "success": "e.success",
@@ -89,29 +85,6 @@ FIELDS = {
     "answer": "t.answer",
 }
 """Fields of a query → SQL; prompt and answer are their beginnings (search looks through all of them)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """A row of a table."""
-
-    id: int
-    kind: str
-    task_key: str
-    rollout_index: int
-    agent: str
-    reward: float | None
-    success: bool | None
-    failure: str | None
-    tools: list[str]
-    turns: int
-    tokens: int | None
-    truncated: bool
-    total_s: float | None
-    prompt: str
-    answer: str
-    key: Any
-    """What it is sorted by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +166,7 @@ class Catalog:
             f"SELECT {ENTRY}, p.key FROM ({ids}) p JOIN entries e USING (id) JOIN texts t USING (id)",
             [*arguments, size],
         )
-        entries = [_entry(row) for row in found]
+        entries = [entry_of(row) for row in found]
         entries.sort(key=lambda entry: (entry.key, entry.id), reverse=descending)
         return entries
 
@@ -203,7 +176,7 @@ class Catalog:
         found = self._all(
             f"SELECT {ENTRY}, {expression} FROM entries e JOIN texts t USING (id) WHERE id = ?", [number]
         )
-        return _entry(found[0]) if found else None
+        return entry_of(found[0]) if found else None
 
     def group(self, task_key: str) -> list[Entry]:
         """The entries of one task, by repeat."""
@@ -423,9 +396,9 @@ class Catalog:
         db.execute("BEGIN")
         entries, texts, tools = list[Any](), list[Any](), list[Any]()
         for at, (line, view) in enumerate(zip(lines, views, strict=True), first):
-            entries.append((at, number, offset, len(line), *_columns(view)))
+            entries.append((at, number, offset, len(line), *columns_of(view)))
             numbers = orjson.dumps(view.numbers).decode()
-            texts.append((at, _preview(view.asked), _preview(view.answer or _said(view)), numbers))
+            texts.append((at, preview(view.asked), preview(view.answer or said(view)), numbers))
             tools.extend((at, tool, view.calls.count(tool)) for tool in dict.fromkeys(view.calls))
             offset += len(line)
         db.executemany(f"INSERT INTO entries VALUES ({', '.join('?' * 19)})", entries)
@@ -456,8 +429,7 @@ class Catalog:
             db.execute("BEGIN")
             views = ((entry, self.view(entry)) for (entry,) in ids)
             texts = (
-                (entry, _all_text(view.prompt), _all_text(view.output) or _said(view))
-                for entry, view in views
+                (entry, all_text(view.prompt), all_text(view.output) or said(view)) for entry, view in views
             )
             db.executemany("INSERT INTO search (rowid, prompt, answer) VALUES (?, ?, ?)", texts)
             db.execute("COMMIT")
@@ -492,74 +464,6 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
         if not line.endswith(b"\n"):
             return
         yield line
-
-
-def _columns(view: View) -> tuple[Any, ...]:
-    calls = view.calls
-    failure = str(view.failure.get("kind")) if view.failure else None
-    tools = "\n" + "".join(f"{tool}\n" for tool in dict.fromkeys(calls)) if calls else None
-    numbers: Callable[[str], float | None] = view.numbers.get
-    return (
-        *(view.kind, view.task_key, view.rollout_index, view.agent, view.reward, view.success, failure),
-        *(tools, len(calls), view.turns, numbers("usage/input_tokens"), _tokens(view), view.truncated),
-        *(numbers("metadata/total_s"), numbers("metadata/started_at")),
-    )
-
-
-def _tokens(view: View) -> float | None:
-    return view.numbers.get("usage/output_tokens", view.numbers.get("completion_tokens"))
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    names = (
-        "id",
-        "kind",
-        "task_key",
-        "rollout_index",
-        "agent",
-        "reward",
-        "success",
-        "failure",
-        "tools",
-        "turns",
-    )
-    values = dict(
-        zip((*names, "tokens", "truncated", "total_s", "prompt", "answer", "key"), row, strict=True)
-    )
-    values["tools"] = (values["tools"] or "").split()
-    values["success"] = None if values["success"] is None else bool(values["success"])
-    values["truncated"] = bool(values["truncated"])
-    return Entry(**values)
-
-
-def _preview(text: str) -> str:
-    return " ".join(text[: 4 * PREVIEW].split())[:PREVIEW].encode("utf-8", "replace").decode()
-
-
-def _said(view: View) -> str:
-    """What there is to read of a row without an answer."""
-    if view.failure:
-        return f"{view.failure.get('kind')}: {view.failure.get('message')}"
-    return str(view.row.get("error") or "") if view.kind == "malformed" else ""
-
-
-def _all_text(items: list[Any]) -> str:
-    """Everything that can be searched for: messages, reasoning, arguments and outputs of tools."""
-    found: list[str] = []
-
-    def collect(value: Any) -> None:
-        if isinstance(value, str):
-            found.append(value)
-        elif isinstance(value, list):
-            for part in value:  # pyright: ignore[reportUnknownVariableType]  # any JSON
-                collect(part)
-        elif isinstance(value, dict):
-            for name, part in value.items():  # pyright: ignore[reportUnknownVariableType]  # any JSON
-                if name not in ("type", "id", "call_id", "role", "status", "image_url", "encrypted_content"):
-                    collect(part)
-
-    collect(items)
-    return "\n".join(found).encode("utf-8", "replace").decode()
 
 
 def _words(search: str) -> str:

@@ -28,5 +28,10 @@ def key(route: Route) -> list[Any] | None:
     return pair if all(isinstance(part, str | float) or _fits(part) for part in pair) else None
 
 
+def changed(route: Route, **changes: Any) -> dict[str, Any]:
+    """A route with other values, from its first page on."""
+    return {k: v for k, v in route.items() if k not in ("after", "back")} | changes
+
+
 def _fits(part: Any) -> bool:
     return isinstance(part, int) and part.bit_length() < 64
