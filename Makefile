@@ -20,7 +20,7 @@ test-fast: .venv/.tests
 
 test-engines: .venv/.tests
 	PYTHON=$(PYTHON) scripts/set_up_engines.sh
-	NEMO_LIKE_ENGINES=llama_server,vllm,vllm_float32,transformers,litellm $(BIN)/pytest tests/engines tests/servers/test_litellm_proxy.py
+	NEMO_LIKE_ENGINES=llama_server,llama_server_float32,vllm,vllm_float32,transformers,litellm $(BIN)/pytest tests/engines tests/servers/test_litellm_proxy.py
 
 test-trainers: .venv/.tests .venvs/trainers/.ready .venvs/verifiers/.ready
 	$(BIN)/pytest tests/trainers

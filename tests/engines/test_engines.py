@@ -99,12 +99,13 @@ def test_an_answer_that_is_cut_short_says_so(engine: Running) -> None:
     assert response["usage"]["output_tokens"] == 5
 
 
-def test_a_rollout_has_the_same_record_whatever_the_engine(engine: Running, note: Note) -> None:
+def collected(engine: Running, model: str) -> list[Json]:
+    """Two rollouts that `ng_collect_rollouts` collects of the engine."""
     folder = Path.cwd()
     tasks = ROOT / "resources_servers/arithmetic/data/example.jsonl"
     done = subprocess.run(
         [
-            *(str(BIN / "ng_collect_rollouts"), "model=vllm", "env=arithmetic", "+limit=2"),
+            *(str(BIN / "ng_collect_rollouts"), f"model={model}", "env=arithmetic", "+limit=2"),
             *(f"+policy_base_url={engine.url}", f"+policy_model_name={engine.model}", "overwrite=true"),
             *("+policy_api_key=${oc.env:ENGINE_KEY}", "+responses_create_params.max_output_tokens=16"),
             *(f"+input_jsonl_fpath={tasks}", "+output_jsonl_fpath=rollouts.jsonl"),
@@ -117,7 +118,11 @@ def test_a_rollout_has_the_same_record_whatever_the_engine(engine: Running, note
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_jsonl(folder / "rollouts.jsonl")
     assert len(rows) == 2
-    for row in rows:
+    return rows
+
+
+def test_a_rollout_has_the_same_record_whatever_the_engine(engine: Running, note: Note) -> None:
+    for row in collected(engine, "vllm"):
         assert row["reward"] in (0.0, 1.0)
         assert [message["role"] for message in row["output"]] == ["assistant"]
         assert set(row["response"]) == {
@@ -130,6 +135,18 @@ def test_a_rollout_has_the_same_record_whatever_the_engine(engine: Running, note
         assert row["response"]["status"] == item["status"]
         assert row["response"]["usage"]["output_tokens"] <= 16
     note("the same record of a rollout", "yes")
+
+
+@needs_weights
+def test_a_rollout_for_training_has_its_token_ids(engine: Running, note: Note) -> None:
+    needs(engine.kind.tokens, "token ids")
+    for row in collected(engine, "vllm/for_training"):
+        [item] = row["response"]["output"]
+        prompt, generation = item["prompt_token_ids"], item["generation_token_ids"]
+        assert tokenizer().decode(generation, skip_special_tokens=True) == row["output"][-1]["content"]
+        assert row["responses_create_params"]["input"][-1]["content"] in tokenizer().decode(prompt)
+        assert len(generation) == len(item["generation_log_probs"]) <= 16
+    note("… with its token ids", "yes")
 
 
 @needs_weights
