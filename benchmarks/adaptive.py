@@ -46,7 +46,8 @@ def collect(url: str, folder: Path, parallel: int | None, rollouts: int) -> tupl
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     [summary] = json.loads((folder / f"out/{name}_aggregate_metrics.json").read_text())
-    assert summary["num_rollouts"] == rollouts and not summary["num_failed"]
+    if summary["num_rollouts"] != rollouts or summary["num_failed"]:
+        raise SystemExit(f"not all went well: {json.dumps(summary)[:2000]}")
     came_to = next((line for line in done.stdout.splitlines() if line.startswith("in flight")), "")
     return summary["throughput"]["rollouts_per_s"], came_to
 

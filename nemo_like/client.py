@@ -301,7 +301,8 @@ class Provider:
             except _TryAgain as again:
                 if number == self.max_retries:
                     raise again.error from again.error.__cause__
-                wait_s = backoff_s(number) if again.after_s is None else again.after_s
+                # What it asks for may be 0, and then all would come back at once, again and again.
+                wait_s = again.after_s + backoff_s(number)
                 log.warning("%s; trying again in %.1f s", again.error, wait_s)
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable code")
@@ -404,9 +405,9 @@ def _troubles(where: str, late: str, url: str = "") -> Generator[None]:
 
 
 class _TryAgain(Exception):
-    """A failure that another try may mend; `after_s` is what the provider asked us to wait."""
+    """A failure that another try may mend; `after_s` is what the provider asked us to wait at least."""
 
-    def __init__(self, error: PartError, *, after_s: float | None = None) -> None:
+    def __init__(self, error: PartError, *, after_s: float = 0.0) -> None:
         super().__init__(str(error))
         self.error = error
         self.after_s = after_s
@@ -443,13 +444,13 @@ def as_object(answer: bytes, *, where: str) -> Json:
     return cast(Json, value)
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+def _retry_after_s(headers: Mapping[str, str]) -> float:
     """`Retry-After` in seconds, capped; its date form is rare and left to our own backoff."""
     try:
         asked_s = float(headers.get("Retry-After", ""))
     except ValueError:
-        return None
-    return min(asked_s, RETRY_AFTER_CAP_S) if asked_s >= 0 else None
+        return 0.0
+    return min(asked_s, RETRY_AFTER_CAP_S) if asked_s >= 0 else 0.0
 
 
 def _message_of(answer: bytes) -> str:
