@@ -18,7 +18,7 @@ from typing import Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from nemo_like.client import base_url_of
+from nemo_like.provider import base_url_of
 
 ENOUGH_FILES, FEW_FILES = 4096, 1024
 ENOUGH_BYTES, FEW_BYTES = 2 * 2**30, 100 * 2**20

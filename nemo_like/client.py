@@ -1,4 +1,4 @@
-"""The one way to call a server: by its name, in process or over HTTP, and a model provider by its URL.
+"""The one way to call a server: by its name, in process or over HTTP, or by its URL.
 
 A server of this worker is called through its ASGI app with bytes, as HTTP would, without a socket. Any other
 is reached at the private address of the worker that owns the rollout. The rollout's id goes along with every
@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 from zlib import crc32
 
 import aiohttp
 import orjson
 
 from nemo_like.asgi import ASGIApp, call_app, open_app
-from nemo_like.errors import Kind, PartError, from_wire, kind_of
-from nemo_like.rate import Rate
+from nemo_like.errors import PartError, from_wire, kind_of
 from nemo_like.types import Json
 
 log = logging.getLogger(__name__)
@@ -34,28 +31,8 @@ KEEPALIVE_S = 30.0
 us."""
 ANSWER_LIMIT_BYTES = 256 * 2**20
 REFUSED_RETRIES = 5
-THROTTLED_STATUS = frozenset({429, 503, 529})
-"""How a provider says that it is asked too much."""
-RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.5, 30.0
-RETRY_AFTER_CAP_S = 120.0
-KINDS_OF_STATUS: dict[int, Kind] = {
-    401: "unauthorized",
-    403: "unauthorized",
-    404: "not_found",
-    408: "timeout",
-    425: "rate_limited",
-    429: "rate_limited",
-}
-MESSAGE_CHARACTERS = 500
-OVERFLOW = re.compile(
-    r"context_length_exceeded|exceed_context_size|available context size"
-    r"|context length|maximum model length|max_model_len|context ?window|too many tokens|prompt is too long"
-    r"|exceeds the maximum number of tokens|must have less than \d+ tokens|and the model's context",
-    re.I,
-)
 
-T = TypeVar("T")
 Opening = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
 rollout_id: ContextVar[str] = ContextVar("rollout_id", default="")
@@ -136,7 +113,7 @@ class Client:
         """
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {ROLLOUT_HEADER: rollout_id.get()}
-        with _troubles(server, f"no piece of the answer within {timeout_s:g} s"):
+        with troubles(server, f"no piece of the answer within {timeout_s:g} s"):
             async with AsyncExitStack() as stack:
                 async with asyncio.timeout(timeout_s):
                     if (app := self._local.get(server)) is not None:
@@ -147,7 +124,7 @@ class Client:
                         status, pieces = response.status, pieces_of(response)
                 if status >= 400:
                     raise from_wire(status, b"".join([piece async for piece in pieces]), where=server)
-                while piece := await _next(pieces, timeout_s):
+                while piece := await next_piece(pieces, timeout_s):
                     yield piece
 
     def _url(self, server: str, path: str) -> str:
@@ -251,139 +228,13 @@ class Client:
         return self._session.post(url, data=data, headers={"content-type": "application/json", **headers})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Provider:
-    """Someone else's model endpoint, retried here and nowhere else.
-
-    `timeout_s` bounds each try, `max_retries` how many follow the first; waits have full jitter and honour
-    `Retry-After`. Each try waits for its turn under `rate`.
-    """
-
-    client: Client
-    base_url: str
-    api_key: str = ""
-    name: str = ""
-    timeout_s: float = 600.0
-    max_retries: int = 4
-    rate: Rate | None = None
-
-    async def post(self, path: str, body: Json) -> Json:
-        """The JSON object that the provider answers to `body` at `path` (such as "/chat/completions").
-
-        Raises:
-            PartError: in the provider's own words, with its status.
-        """
-        data = orjson.dumps(body)
-        return await self._retried(lambda: self._try(path, data), body, len(data))
-
-    @asynccontextmanager
-    async def stream(self, path: str, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | Json]:
-        """The pieces of what the provider streams, as they come; the JSON object, where it does not stream.
-
-        Tried again only before the first piece; `timeout_s` bounds the wait for each.
-
-        Raises:
-            PartError: in the provider's own words, with its status.
-        """
-        data = orjson.dumps(body)
-        async with AsyncExitStack() as stack:
-            yield await self._retried(lambda: self._open(stack, path, data), body, len(data))
-
-    async def _retried(self, attempt: Callable[[], Awaitable[T]], body: Json, size: int) -> T:
-        for number in range(self.max_retries + 1):
-            turn = None if self.rate is None else await self.rate.turn(body, size)
-            try:
-                answer = await attempt()
-                whole: object = answer
-                if turn is not None and isinstance(whole, dict):
-                    turn.done(cast(Json, whole))
-                return answer
-            except _TryAgain as again:
-                if number == self.max_retries:
-                    raise again.error from again.error.__cause__
-                # What it asks for may be 0, and then all would come back at once, again and again.
-                wait_s = again.after_s + backoff_s(number)
-                log.warning("%s; trying again in %.1f s", again.error, wait_s)
-                await asyncio.sleep(wait_s)
-        raise AssertionError("unreachable code")
-
-    async def _try(self, path: str, data: bytes) -> Json:
-        with self._may_pass(path):
-            async with asyncio.timeout(self.timeout_s):
-                answer = await self.client.exchange(self.base_url + path, data, self._headers())
-        return self._read(*answer)
-
-    async def _open(self, stack: AsyncExitStack, path: str, data: bytes) -> AsyncGenerator[bytes] | Json:
-        with self._may_pass(path):
-            async with asyncio.timeout(self.timeout_s):
-                opening = self.client.open(self.base_url + path, data, self._headers())
-                response = await stack.enter_async_context(opening)
-                if response.status < 400 and response.content_type == "text/event-stream":
-                    return self._pieces(path, response)
-                answer = await response.read()
-        return self._read(response.status, response.headers, answer)
-
-    async def _pieces(self, path: str, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-        pieces = pieces_of(response)
-        with _troubles(self._where, self._late(path), self.base_url + path):
-            while piece := await _next(pieces, self.timeout_s):
-                yield piece
-
-    def _read(self, status: int, headers: Mapping[str, str], answer: bytes) -> Json:
-        """The JSON object of a whole answer."""
-        self.client.throttled += status in THROTTLED_STATUS
-        if status >= 400:
-            failure = self._refusal(status, answer, self._where)
-            if status in RETRIED_STATUS and failure.kind != "context_overflow":
-                raise _TryAgain(failure, after_s=_retry_after_s(headers))
-            raise failure
-        try:
-            return as_object(answer, where=self._where)
-        except PartError as error:
-            raise _TryAgain(error) from error
-
-    @contextmanager
-    def _may_pass(self, path: str) -> Generator[None]:
-        """Names what goes wrong on the way; another try may mend it."""
-        try:
-            with _troubles(self._where, self._late(path), self.base_url + path):
-                yield
-        except PartError as error:
-            raise _TryAgain(error) from error.__cause__
-
-    @property
-    def _where(self) -> str:
-        return self.name or self.base_url
-
-    def _late(self, path: str) -> str:
-        return f"{self.base_url}{path} did not answer within {self.timeout_s:g} s"
-
-    def _headers(self) -> dict[str, str]:
-        headers = {ROLLOUT_HEADER: rollout_id.get()}
-        if self.api_key:
-            headers["authorization"] = f"Bearer {self.api_key}"
-        return headers
-
-    def _refusal(self, status: int, answer: bytes, where: str) -> PartError:
-        message = _message_of(answer) or f"status {status} and no message"
-        if self.api_key:
-            message = message.replace(self.api_key, "***")
-        kind = kind_of_status(status, message)
-        hint = ""
-        if kind == "unauthorized":
-            hint = "check policy_api_key (env.yaml or +policy_api_key=…)"
-        elif kind == "not_found":
-            hint = f"check policy_base_url ({self.base_url}) and policy_model_name"
-        return PartError(kind, message[:MESSAGE_CHARACTERS], where=where, status=status, hint=hint)
-
-
 async def pieces_of(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
     """The body of an answer, as it comes."""
     async for piece in response.content.iter_any():
         yield piece
 
 
-async def _next(pieces: AsyncGenerator[bytes], timeout_s: float) -> bytes:
+async def next_piece(pieces: AsyncGenerator[bytes], timeout_s: float) -> bytes:
     """The next piece that is not empty; b"" at the end."""
     async with asyncio.timeout(timeout_s):
         while (piece := await anext(pieces, None)) is not None:
@@ -393,7 +244,7 @@ async def _next(pieces: AsyncGenerator[bytes], timeout_s: float) -> bytes:
 
 
 @contextmanager
-def _troubles(where: str, late: str, url: str = "") -> Generator[None]:
+def troubles(where: str, late: str, url: str = "") -> Generator[None]:
     """Names what goes wrong on the way to a server and back; `late` is what a timeout says."""
     try:
         yield
@@ -402,33 +253,6 @@ def _troubles(where: str, late: str, url: str = "") -> Generator[None]:
     except (aiohttp.ClientError, OSError) as error:
         kind = kind_of(error, "unreachable")
         raise PartError(kind, f"{url}: {_words(error)}" if url else _words(error), where=where) from error
-
-
-class _TryAgain(Exception):
-    """A failure that another try may mend; `after_s` is what the provider asked us to wait at least."""
-
-    def __init__(self, error: PartError, *, after_s: float = 0.0) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.after_s = after_s
-
-
-def kind_of_status(status: int, message: str) -> Kind:
-    """What a provider's refusal is called here."""
-    if status in (400, 413, 422) and OVERFLOW.search(message):
-        return "context_overflow"
-    return KINDS_OF_STATUS.get(status, "bad_request" if status < 500 else "model_error")
-
-
-def base_url_of(url: str) -> str:
-    """A provider's base URL as people write it, with or without `/v1`, as the prefix of its endpoints."""
-    url = url.rstrip("/")
-    return url if re.search(r"/v\d+\w*(/|$)", url) else f"{url}/v1"
-
-
-def backoff_s(attempt: int) -> float:
-    """Seconds before try `attempt` + 2, with full jitter."""
-    return random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**attempt))
 
 
 def as_object(answer: bytes, *, where: str) -> Json:
@@ -444,26 +268,10 @@ def as_object(answer: bytes, *, where: str) -> Json:
     return cast(Json, value)
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """`Retry-After` in seconds, capped; its date form is rare and left to our own backoff."""
-    try:
-        asked_s = float(headers.get("Retry-After", ""))
-    except ValueError:
-        return 0.0
-    return min(asked_s, RETRY_AFTER_CAP_S) if asked_s >= 0 else 0.0
-
-
-def _message_of(answer: bytes) -> str:
-    """A provider's own words, out of the shapes they come in."""
-    try:
-        body = orjson.loads(answer)
-    except orjson.JSONDecodeError:
-        return answer[:10_000].decode("utf-8", "replace").strip()
-    for key in ("error", "message", "detail"):
-        if isinstance(body, dict) and key in body:
-            body = cast(Json, body)[key]
-    return body if isinstance(body, str) else orjson.dumps(body).decode()
-
-
 def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before try `attempt` + 2, with full jitter."""
+    return random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**attempt))

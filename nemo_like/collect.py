@@ -19,11 +19,12 @@ import orjson
 from pydantic import Field, field_validator
 
 from nemo_like import metrics
-from nemo_like.client import THROTTLED_STATUS, Client, rollout_id
+from nemo_like.client import Client, rollout_id
 from nemo_like.environment_metrics import environment_metrics
 from nemo_like.errors import PartError, StoreError, UsageError, did_you_mean
 from nemo_like.fingerprint import Agent, settle
 from nemo_like.plan import DEFAULT_REPEATS, Counts, Failed, Job, Plan
+from nemo_like.provider import THROTTLED_STATUS
 from nemo_like.recipe import Recipe
 from nemo_like.record import as_failure, as_rollout
 from nemo_like.settings import Settings

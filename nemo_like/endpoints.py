@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from nemo_like.chat import GIVEN_UP
-from nemo_like.client import Client, Provider, rollout_id
+from nemo_like.client import Client, rollout_id
 from nemo_like.errors import PartError, UsageError, blame
 from nemo_like.journal import Sample
 from nemo_like.prompts import Prompt
+from nemo_like.provider import Provider
 from nemo_like.replicas import Replicas
 from nemo_like.types import Json, content_text
 

@@ -24,7 +24,7 @@ import uvloop
 from tqdm import tqdm
 
 from nemo_like import config as stack
-from nemo_like.client import Client, base_url_of
+from nemo_like.client import Client
 from nemo_like.endpoints import NEUTRAL, Endpoints, model_at
 from nemo_like.errors import (
     NOT_THE_TASKS_FAULT,
@@ -39,6 +39,7 @@ from nemo_like.errors import (
 from nemo_like.generate_options import GenerateConfig, read_options
 from nemo_like.journal import Journal, Sample
 from nemo_like.prompts import Prompt, read_prompt
+from nemo_like.provider import base_url_of
 from nemo_like.supervisor import running
 from nemo_like.types import Json
 from nemo_like.workers import for_each, prepare_for_many

@@ -75,12 +75,30 @@ class Turn:
     rate: Rate
     tokens: float
     """As estimated."""
+    prompt: float
+    """Those of them that the request itself has."""
+    _usage: Json | None = None
+    _events: int = 0
 
     def done(self, answer: Json) -> None:
         """Correct the estimate by the usage that the answer reports, if it does."""
         usage: Any = answer.get("usage")
         if isinstance(usage, dict):
             self.rate.correct(self.tokens, cast(Json, usage))
+
+    def hear(self, event: Json) -> None:
+        """Count an event of an answer that is streamed; `end` corrects the estimate."""
+        self._events += 1
+        response: Any = event.get("response")
+        usage: Any = cast(Json, response if isinstance(response, dict) else event).get("usage")
+        if isinstance(usage, dict):
+            self._usage = cast(Json, usage)
+
+    def end(self) -> None:
+        """Correct the estimate by the usage that was heard; without one by the events, of which most are a
+        token each."""
+        counted: Json = {"prompt_tokens": round(self.prompt), "completion_tokens": self._events}
+        self.done({"usage": self._usage or counted})
 
 
 class Rate:
@@ -102,7 +120,8 @@ class Rate:
 
     async def turn(self, body: Json, size: int) -> Turn:
         """Wait until a request with this body, of `size` bytes, may go out."""
-        turn = Turn(self, self._estimate(body, size))
+        prompt = size / BYTES_PER_TOKEN
+        turn = Turn(self, prompt + self._answer(body), prompt)
         now, wait_s = time.monotonic(), 0.0
         if self._requests is not None:
             wait_s = self._requests.take(1, now)
@@ -136,9 +155,10 @@ class Rate:
         if self._tokens is not None:
             self._tokens.put_back(tokens)
 
-    def _estimate(self, body: Json, size: int) -> float:
+    def _answer(self, body: Json) -> float:
+        """Tokens that the answer may have."""
         asked = [body[key] for key in MAX_TOKENS if isinstance(body.get(key), int)]
-        return size / BYTES_PER_TOKEN + min([self._output, *asked])
+        return min([self._output, *asked])
 
 
 def queue_told(endpoint: Callable[[Json], Awaitable[Any]]) -> Callable[[Json], Awaitable[Any]]:

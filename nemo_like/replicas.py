@@ -18,8 +18,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from nemo_like.client import Client, Provider
+from nemo_like.client import Client
 from nemo_like.errors import PartError
+from nemo_like.provider import Provider
 from nemo_like.types import Json
 
 log = logging.getLogger(__name__)

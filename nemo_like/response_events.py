@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from nemo_like.client import kind_of_status
 from nemo_like.errors import KINDS, PartError, from_wire
+from nemo_like.provider import kind_of_status
 from nemo_like.shapes import fields_of, objects_in, text_of
 from nemo_like.types import Json
 

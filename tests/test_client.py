@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_like.client import Client, backoff_s, base_url_of, owner, rollout_id
+from nemo_like.client import Client, backoff_s, owner, rollout_id
 from nemo_like.errors import Kind, PartError, blame, from_wire
+from nemo_like.provider import base_url_of
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,29 @@ def test_tokens_are_estimated_and_then_corrected_by_the_usage(
     assert 600 - used <= asyncio.run(run()) <= 600 - used + 100
 
 
+@pytest.mark.parametrize(
+    ("events", "used"),
+    [
+        ([{"choices": [{"delta": {"content": "a"}}]}] * 5, 105),
+        ([{"choices": []}, {"choices": [], "usage": {"total_tokens": 300}}], 300),
+        ([{"type": "response.completed", "response": {"usage": {"total_tokens": 300}}}], 300),
+        ([], 100),
+    ],
+)
+def test_a_stream_corrects_the_estimate_by_its_usage_or_by_its_events(
+    events: list[Json], used: float
+) -> None:
+    async def run() -> float:
+        rate = Rate(RateConfig(tokens_per_minute=36_000))
+        turn = await rate.turn({}, 400)
+        for event in events:
+            turn.hear(event)
+        turn.end()
+        return rate.left()
+
+    assert 600 - used <= asyncio.run(run()) <= 600 - used + 100
+
+
 def test_workers_share_the_limit_and_no_limit_is_no_rate() -> None:
     assert Rate.of(RateConfig(), workers=4) is None
     assert Rate.of(RateConfig(tokens_per_minute=600), workers=2) is not None

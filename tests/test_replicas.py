@@ -14,8 +14,9 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_like.client import Client, Provider
+from nemo_like.client import Client
 from nemo_like.errors import PartError
+from nemo_like.provider import Provider
 from nemo_like.replicas import Replicas, choose, server_root
 
 Json = dict[str, Any]

@@ -21,6 +21,8 @@ from pydantic import BaseModel
 
 from nemo_like.client import ROLLOUT_HEADER, Client, owner, rollout_id
 from nemo_like.errors import PartError
+from nemo_like.provider import Provider
+from nemo_like.rate import Rate, RateConfig
 from nemo_like.serve import Door, ServerSpec, Worker, WorkerSpec
 from nemo_like.sse import DONE, Decoder, encoded
 from nemo_like.types import Json
@@ -375,6 +377,27 @@ def test_pieces_arrive_before_the_endpoint_has_ended(path: str, api: str) -> Non
         return text_in(stream)
 
     assert through(play, use, api) == "Four."
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_stream_gives_back_the_tokens_that_it_did_not_need(told: bool) -> None:
+    usage = encoded({"choices": [], "usage": USAGE}, named=False)
+
+    async def play(_: str, say: Say) -> None:
+        for piece in [FIRST, *REST[:2], *([usage] if told else []), DONE]:
+            await say(piece)
+
+    async def run() -> float:
+        rate = Rate(RateConfig(tokens_per_minute=60_000))
+        async with upstream(play, "text/event-stream", "") as there, Client({}) as client:
+            provider = Provider(client=client, base_url=there, rate=rate)
+            async with provider.stream("/chat/completions", {"max_tokens": 900}) as pieces:
+                assert not isinstance(pieces, dict)
+                assert rate.left() < 900
+                assert text_in(b"".join([piece async for piece in pieces])) == "Four."
+        return rate.left()
+
+    assert asyncio.run(run()) > 950
 
 
 def test_the_api_that_an_endpoint_streams_is_found_out() -> None:

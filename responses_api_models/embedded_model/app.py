@@ -8,8 +8,9 @@ from secrets import randbelow
 
 from pydantic import Field
 
-from nemo_like.client import Client, Provider
+from nemo_like.client import Client
 from nemo_like.errors import PartError
+from nemo_like.provider import Provider
 from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.types import Json
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from typing import Any, cast
 
-from nemo_like.client import (
+from nemo_like.client import backoff_s
+from nemo_like.errors import Kind, MissingExtra, PartError
+from nemo_like.provider import (
     MESSAGE_CHARACTERS,
     OVERFLOW,
     RETRY_AFTER_CAP_S,
     THROTTLED_STATUS,
-    backoff_s,
     kind_of_status,
 )
-from nemo_like.errors import Kind, MissingExtra, PartError
 from nemo_like.settings import is_secret
 from nemo_like.types import Json
 

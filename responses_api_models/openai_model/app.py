@@ -13,9 +13,10 @@ from pydantic import Field, SecretStr, field_validator
 from nemo_like import chat
 from nemo_like.chunk_reader import read_chunks
 from nemo_like.chunks import ChunkWriter, chunks_of
-from nemo_like.client import Client, Provider, base_url_of
+from nemo_like.client import Client
 from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
+from nemo_like.provider import Provider, base_url_of
 from nemo_like.rate import Rate, RateConfig
 from nemo_like.response_events import events_of, numbered, whole
 from nemo_like.server import ModelConfig, ModelServer

@@ -21,8 +21,9 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from nemo_like import chat
-from nemo_like.client import Client, kind_of_status, rollout_id
+from nemo_like.client import Client, rollout_id
 from nemo_like.errors import Kind, PartError
+from nemo_like.provider import kind_of_status
 from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.settings import Settings, explain
 from nemo_like.types import Json, content_text

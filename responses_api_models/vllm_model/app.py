@@ -15,9 +15,10 @@ from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat
 from nemo_like.chunk_reader import read_chunks
-from nemo_like.client import Client, Provider, base_url_of, rollout_id
+from nemo_like.client import Client, rollout_id
 from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
+from nemo_like.provider import Provider, base_url_of
 from nemo_like.rate import Rate, RateConfig
 from nemo_like.replicas import Replicas
 from nemo_like.server import ModelConfig, ModelServer
