@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from nemo_like.chat import INCOMPLETE, logprobs_of, response_of, stem_of
 from nemo_like.errors import PartError
 from nemo_like.response_events import Teller, beginning_of, ending_of, failure_of
 from nemo_like.shapes import fields_of, object_at, objects_in, text_of
+from nemo_like.sse import encoded
 from nemo_like.turns import SIGNED, TOKEN_FIELDS, message_item, reasoning_item, token_fields
 from nemo_like.types import Json, parse_arguments
 
@@ -229,6 +231,15 @@ async def read_chunks(chunks: AsyncIterable[Json], params: Json) -> AsyncGenerat
             yield event
     for event in reader.end():
         yield event
+
+
+async def response_stream(chunks: AsyncIterable[Json], params: Json) -> AsyncGenerator[bytes]:
+    """Chunks → the stream of Responses events, as they come."""
+    number = 0
+    async with aclosing(read_chunks(chunks, params)) as events:
+        async for event in events:
+            yield encoded(event | {"sequence_number": number})
+            number += 1
 
 
 def _sign(item: Json, signed: Json) -> None:

@@ -2,21 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any
 
 import orjson
 from pydantic import Field, SecretStr
 
 from nemo_like import chat
+from nemo_like.chunk_reader import response_stream
 from nemo_like.client import Client
 from nemo_like.errors import blame
-from nemo_like.rate import Rate, RateConfig
+from nemo_like.rate import Rate, RateConfig, Turn
 from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.settings import is_secret
+from nemo_like.sse import DONE, encoded
 from nemo_like.types import Json, merged
 
-from .provider import LiteLLM
+from .provider import LiteLLM, Tries
 
 STEERING = frozenset(
     {"base_url", "custom_llm_provider", "fallbacks", "headers", "extra_headers", "client", "callbacks"}
@@ -86,25 +88,46 @@ class LiteLLMModel(ModelServer[LiteLLMConfig]):
         Raises:
             PartError: in the provider's words.
         """
-        config = self.config
         async with self._slot:
-            turn = await self._rate.turn(body, len(orjson.dumps(body))) if self._rate else None
-            completion, cost = await self._litellm.complete(
-                self._options(body),
-                timeout_s=config.timeout_s,
-                max_retries=config.max_retries,
-                refused=self._refused,
-            )
-        if turn is not None:
-            turn.done(completion)
+            completion, cost = await self._litellm.complete(self._options(body), self._tries(body))
         with blame(self.config.litellm_model, "bad_response"):
             chat.to_response(completion, body)  # for its checks
         if cost is not None:
             completion["usage"] = (completion.get("usage") or {}) | {"cost": cost}
         return completion
 
-    def _refused(self) -> None:
-        self.client.throttled += 1
+    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
+        """Events made of the provider's chunks, as those come."""
+        async with (
+            aclosing(self._chunks(chat.to_chat(params))) as chunks,
+            aclosing(response_stream(chunks, params)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
+
+    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
+        """The provider's chunks as they come."""
+        async with aclosing(self._chunks(body)) as chunks:
+            async for chunk in chunks:
+                if chunk.get("choices") or chat.wants_usage(body):
+                    yield encoded(chunk, named=False)
+        yield DONE
+
+    async def _chunks(self, body: Json) -> AsyncGenerator[Json]:
+        options = self._options(body) | {"stream_options": {"include_usage": True}}
+        async with self._slot, aclosing(self._litellm.stream(options, self._tries(body))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _tries(self, body: Json) -> Tries:
+        async def turn() -> Turn | None:
+            return await self._rate.turn(body, len(orjson.dumps(body))) if self._rate else None
+
+        def refused() -> None:
+            self.client.throttled += 1
+
+        config = self.config
+        return Tries(timeout_s=config.timeout_s, max_retries=config.max_retries, turn=turn, refused=refused)
 
     def _options(self, body: Json) -> Json:
         config = self.config

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from nemo_like.client import backoff_s
 from nemo_like.errors import Kind, MissingExtra, PartError
@@ -20,6 +21,7 @@ from nemo_like.provider import (
     THROTTLED_STATUS,
     kind_of_status,
 )
+from nemo_like.rate import Turn
 from nemo_like.settings import is_secret
 from nemo_like.types import Json
 
@@ -64,6 +66,22 @@ NO_PROVIDER = "LLM Provider NOT provided"
 PREFIX = re.compile(r"^(litellm\.\w+: |\w+Exception - |\w+Error: )+")
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tries:
+    """How often a provider is asked, and when."""
+
+    timeout_s: float
+    """Of one try; of a stream, of the wait for each chunk."""
+    max_retries: int
+    turn: Callable[[], Awaitable[Turn | None]]
+    """Waits until it may be asked, which every try does."""
+    refused: Callable[[], None]
+    """Hears of every time that it is asked too much."""
+
+
 class LiteLLM:
     """The library, and what it may never show."""
 
@@ -78,42 +96,79 @@ class LiteLLM:
         self._secrets = [secret for secret in (*secrets, *of_environment) if secret]
         self._classes = [(getattr(self._library, name), name) for name in ERRORS]
 
-    async def complete(
-        self,
-        options: Json,
-        *,
-        timeout_s: float,
-        max_retries: int,
-        refused: Callable[[], None] = lambda: None,
-    ) -> tuple[Json, float | None]:
+    async def complete(self, options: Json, tries: Tries) -> tuple[Json, float | None]:
         """The chat completion that `litellm.acompletion` has for `options`, and its cost in dollars, where it
-        knows that. What another try may mend is tried again, `timeout_s` each time; `refused` hears of every
-        time that the provider is asked too much.
+        knows that.
 
         Raises:
             PartError: as the table says, in the provider's words.
         """
-        for attempt in range(max_retries + 1):
+        answer, turn = await self._tried(lambda: self._library.acompletion(**options), options, tries)
+        cost: Any = getattr(answer, "_hidden_params", {}).get("response_cost")
+        completion = _plain(answer)
+        if turn is not None:
+            turn.done(completion)
+        return completion, None if cost is None else float(cost)
+
+    async def stream(self, options: Json, tries: Tries) -> AsyncGenerator[Json]:
+        """The chunks of a completion as they come; its cost is in the usage of the last one. Tried again only
+        before the first.
+
+        Raises:
+            PartError: as the table says, in the provider's words.
+        """
+        (first, rest), turn = await self._tried(lambda: self._begun(options), options, tries)
+        try:
+            chunk = first
+            while chunk is not None:
+                told = _plain(chunk)
+                if turn is not None:
+                    turn.hear(told)
+                yield told
+                try:
+                    async with asyncio.timeout(tries.timeout_s):
+                        chunk = await anext(rest, None)
+                except Exception as error:  # noqa: BLE001 what it raises is mapped here
+                    raise self._failure(error, options) from None
+        finally:
+            if turn is not None:
+                turn.end()
+            await rest.aclose()
+
+    async def _begun(self, options: Json) -> tuple[Any, Any]:
+        """The first chunk of a stream, and the rest of it."""
+        rest = await self._library.acompletion(**options, stream=True)
+        return await anext(rest, None), rest
+
+    async def _tried(
+        self, attempt: Callable[[], Awaitable[T]], options: Json, tries: Tries
+    ) -> tuple[T, Turn | None]:
+        """What an attempt comes to, and the turn that it had; what another may mend is tried again."""
+        # It tries once; how often is decided here.
+        options |= {"timeout": tries.timeout_s, "num_retries": 0, "max_retries": 0}
+        for number in range(tries.max_retries + 1):
+            turn = await tries.turn()
             try:
-                # It tries once; how often is decided here.
-                once = {"timeout": timeout_s, "num_retries": 0, "max_retries": 0}
-                answer = await self._library.acompletion(**(options | once))
-            except Exception as error:  # noqa: BLE001 what it raises is mapped here, once
-                failure = self.mapped(error)
-                failure.where = str(options["model"])
+                async with asyncio.timeout(tries.timeout_s):
+                    return await attempt(), turn
+            except Exception as error:  # noqa: BLE001 what it raises is mapped here
+                failure = self._failure(error, options)
                 if failure.status in THROTTLED_STATUS:
-                    refused()
-                if attempt == max_retries or failure.kind not in RETRIED:
+                    tries.refused()
+                if number == tries.max_retries or failure.kind not in RETRIED:
                     raise failure from None
-                asked_s = _retry_after_s(error)
-                wait_s = backoff_s(attempt) if asked_s is None else asked_s
+                wait_s = _retry_after_s(error) + backoff_s(number)
                 log.warning("%s; trying again in %.1f s", failure, wait_s)
                 await asyncio.sleep(wait_s)
-            else:
-                cost: Any = getattr(answer, "_hidden_params", {}).get("response_cost")
-                completion = cast(Json, answer.model_dump(exclude_none=True))
-                return completion, None if cost is None else float(cost)
         raise AssertionError("unreachable code")
+
+    def _failure(self, error: Exception, options: Json) -> PartError:
+        if isinstance(error, TimeoutError):
+            failure = PartError("timeout", f"said nothing for {options['timeout']:g} s", status=504)
+        else:
+            failure = self.mapped(error)
+        failure.where = str(options["model"])
+        return failure
 
     def mapped(self, error: Exception) -> PartError:
         """LiteLLM's error as ours, without secrets."""
@@ -135,15 +190,19 @@ class LiteLLM:
         return PartError(kind, message, status=status or own, hint=hint)
 
 
-def _retry_after_s(error: Exception) -> float | None:
+def _plain(answer: Any) -> Json:
+    return cast(Json, answer.model_dump(exclude_none=True))
+
+
+def _retry_after_s(error: Exception) -> float:
     """Seconds that the provider asks to wait, capped."""
     of_response: Any = getattr(getattr(error, "response", None), "headers", None)
     headers: Any = getattr(error, "litellm_response_headers", None) or of_response
     try:
         asked_s = float(headers["retry-after"])
     except (KeyError, TypeError, ValueError):
-        return None
-    return min(asked_s, RETRY_AFTER_CAP_S) if asked_s >= 0 else None
+        return 0.0
+    return min(asked_s, RETRY_AFTER_CAP_S) if asked_s >= 0 else 0.0
 
 
 def _imported() -> Any:

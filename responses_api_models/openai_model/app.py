@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat
-from nemo_like.chunk_reader import read_chunks
+from nemo_like.chunk_reader import response_stream
 from nemo_like.chunks import ChunkWriter, chunks_of
 from nemo_like.client import Client
 from nemo_like.engine_queue import EngineQueue
@@ -129,10 +129,8 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
         async def by_chat() -> AsyncGenerator[bytes]:
             asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}
             async with self._chunks(asked) as pieces:
-                number = 0
-                async for event in read_chunks(decoded(pieces), params):
-                    yield encoded(event | {"sequence_number": number})
-                    number += 1
+                async for piece in response_stream(decoded(pieces), params):
+                    yield piece
 
         async with aclosing(self._either(by_responses, by_chat)) as pieces:
             async for piece in pieces:

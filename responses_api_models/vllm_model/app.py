@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat
-from nemo_like.chunk_reader import read_chunks
+from nemo_like.chunk_reader import response_stream
 from nemo_like.client import Client, rollout_id
 from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
@@ -23,7 +23,7 @@ from nemo_like.rate import Rate, RateConfig
 from nemo_like.replicas import Replicas
 from nemo_like.server import ModelConfig, ModelServer
 from nemo_like.shapes import TEXT_PARTS
-from nemo_like.sse import decoded, encoded
+from nemo_like.sse import decoded
 from nemo_like.streams import ends_completion, relayed
 from nemo_like.types import Json, merged
 
@@ -206,7 +206,7 @@ class VLLMModel(ModelServer[VLLMConfig]):
             if chunks is None:
                 events = super().stream_responses(params)
             else:
-                events = _numbered(read_chunks(decoded(chunks), params))
+                events = response_stream(decoded(chunks), params)
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -392,10 +392,3 @@ def _refused(error: PartError, neutral: Json) -> set[str]:
     """The sampling parameters, of those that are not of the OpenAI API, whose names a refusal holds."""
     ours = neutral.keys() - {"temperature", "top_p"} if error.kind == "bad_request" else set[str]()
     return {key for key in ours if re.search(rf"\b{key}\b", error.message)}
-
-
-async def _numbered(events: AsyncIterable[Json]) -> AsyncGenerator[bytes]:
-    number = 0
-    async for event in events:
-        yield encoded(event | {"sequence_number": number})
-        number += 1

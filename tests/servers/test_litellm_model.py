@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,24 @@ from nemo_like.asgi import call_app
 from nemo_like.client import Client
 from nemo_like.errors import MissingExtra
 from nemo_like.registry import load_file
+from nemo_like.sse import DONE, Decoder, encoded
 
 from ..conftest import Project, write_jsonl
+from ..test_streams import (
+    ASK,
+    FIRST,
+    PATHS,
+    REST,
+    Play,
+    Say,
+    anthropic_sdk,
+    asked,
+    model_server,
+    openai_sdk,
+    raw,
+    text_in,
+    upstream,
+)
 
 FOLDER = Path(__file__).parents[2] / "responses_api_models/litellm_model"
 app = load_file(FOLDER / "app.py")
@@ -35,6 +51,8 @@ pytestmark = [
     pytest.mark.timeout(300),
     # Of the types of one of LiteLLM's providers.
     pytest.mark.filterwarnings("ignore:Items? "),
+    # Of how it copies the chunks of a stream.
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_"),
 ]
 
 
@@ -320,3 +338,116 @@ def test_a_run_records_what_it_cost(project: Project, layout: str) -> None:
     assert all(row["response"]["usage"]["cost"] > 0 for row in rows)
     metrics = json.dumps(json.loads(Path("r_aggregate_metrics.json").read_text()))
     assert "usage/cost" in metrics
+
+
+def streamed(play: Play, use: Callable[[str], Awaitable[Any]], **settings: Any) -> Any:
+    """What `use` makes of the URL of a `litellm_model` in front of an endpoint that plays."""
+    given = {"litellm_model": PRICED, "litellm_api_key": KEY, "max_retries": 0}
+
+    async def run() -> Any:
+        async with upstream(play, "text/event-stream", "") as there:
+            settings_there = given | {"litellm_api_base": f"{there}/v1"} | settings
+            async with model_server("litellm_model", **settings_there) as url:
+                return await use(url)
+
+    return asyncio.run(run())
+
+
+async def play_chunks(_: str, say: Say) -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    for piece in [FIRST, *REST[:2], encoded(head() | {"choices": [], "usage": usage}, named=False), DONE]:
+        await say(piece)
+
+
+def head() -> Json:
+    [first] = Decoder().feed(FIRST)
+    return {key: value for key, value in first.items() if key != "choices"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_pieces_arrive_before_the_provider_has_ended(path: str) -> None:
+    heard = asyncio.Event()
+
+    async def play(_: str, say: Say) -> None:
+        await say(FIRST)
+        await heard.wait()
+        for piece in REST:
+            await say(piece)
+
+    async def use(url: str) -> str:
+        stream = b""
+        async with asked(url, path) as response:
+            async for piece in response.content.iter_any():
+                stream += piece
+                if text_in(stream) == "Fo":
+                    heard.set()
+        return text_in(stream)
+
+    assert streamed(play, use) == "Four."
+
+
+def test_a_stream_ends_with_its_usage_and_its_cost() -> None:
+    async def use(url: str) -> tuple[Any, Any, list[Any]]:
+        async with openai_sdk(url) as sdk:
+            async with sdk.responses.stream(model="x", input="?") as events:
+                response = await events.get_final_response()
+            ask = {"model": "x", "messages": ASK, "stream": True}
+            told = await sdk.chat.completions.create(**ask, stream_options={"include_usage": True})
+            plain = await sdk.chat.completions.create(**ask)
+            return response, [each async for each in told][-1], [each async for each in plain]
+
+    response, last, plain = streamed(play_chunks, use)
+    cost = pytest.approx(1000 * 0.15e-6 + 100 * 0.60e-6)
+    assert (response.output_text, response.usage.input_tokens) == ("Four.", 1000)
+    assert response.usage.cost == cost and last.usage.cost == cost
+    assert all(chunk.choices and not chunk.usage for chunk in plain)
+
+
+def test_a_mock_response_is_streamed() -> None:
+    async def use(url: str) -> str:
+        ask = {"model": "x", "max_tokens": 9, "messages": ASK}
+        async with anthropic_sdk(url) as sdk, sdk.messages.stream(**ask) as stream:
+            return await stream.get_final_text()
+
+    assert streamed(play_chunks, use, mock_response="It is 4.") == "It is 4."
+
+
+def test_a_refusal_before_the_first_piece_keeps_its_status_and_is_tried_again(world: World) -> None:
+    body = {"input": "?", "stream": True}
+    status, answer = world.ask((401, {"error": {"message": f"no {KEY}"}}), body=body)
+    assert (status, answer["error"]["kind"]) == (401, "unauthorized")
+    assert KEY not in json.dumps(answer)
+    status, answer = world.ask((503, {"error": {"message": "busy"}}), body=body)
+    assert (status, answer["error"]["kind"], len(world.asked)) == (503, "model_error", 3)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_provider_that_stops_in_mid_stream_is_told_in_an_event(path: str) -> None:
+    async def play(_: str, say: Say) -> None:
+        await say(FIRST)
+        raise ConnectionResetError
+
+    status, stream = streamed(play, lambda url: raw(url, path))
+    *_, last = Decoder().feed(stream)
+    assert (status, text_in(stream)) == (200, "Fo")
+    assert "error" in last or last.get("type") in ("error", "response.failed"), last
+
+
+def test_a_caller_that_goes_away_gives_its_slot_back() -> None:
+    asked_twice = asyncio.Event()
+
+    async def play(_: str, say: Say) -> None:
+        await say(FIRST)
+        if not asked_twice.is_set():
+            asked_twice.set()
+            await asyncio.Event().wait()
+        for piece in REST:
+            await say(piece)
+
+    async def use(url: str) -> str:
+        async with asked(url, "/v1/chat/completions") as response:
+            await response.content.readany()
+        _, stream = await raw(url, "/v1/chat/completions")
+        return text_in(stream)
+
+    assert streamed(play, use, max_concurrent_requests=1) == "Four."
