@@ -10,7 +10,7 @@ scores are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -40,6 +40,8 @@ class Wanted:
     """Candidates a token of which the log-probability is wanted."""
     given_up: Callable[[], bool] = field(default=lambda: False)
     """Whether nobody waits for the answer any more."""
+    hear: Callable[[int, int], None] | None = None
+    """Told each token of the answer as it is drawn, end included, behind how many there are by then."""
 
 
 class Draw:
@@ -141,9 +143,17 @@ class Ends:
     A row that is at its end is drawn on, unlooked at, until all are.
     """
 
-    def __init__(self, wanted: Sequence[Wanted], start: int, decode: Callable[[list[int]], str]) -> None:
-        """`start` is where the answers begin; `decode` words tokens."""
+    def __init__(
+        self,
+        wanted: Sequence[Wanted],
+        start: int,
+        decode: Callable[[list[int]], str],
+        end_tokens: Set[int] = frozenset(),
+    ) -> None:
+        """`start` is where the answers begin; `decode` words tokens; a row draws none behind `end_tokens`."""
         self._wanted, self._start, self._decode = wanted, start, decode
+        self._end_tokens = end_tokens
+        self._heard = {row: each.hear for row, each in enumerate(wanted) if each.hear is not None}
         # A token is a byte of text at least, or none of it, as an end is.
         self._reach = [max((len(text.encode()) for text in row.stop), default=0) + 4 for row in wanted]
         self.lengths: list[int | None] = [None] * len(wanted)
@@ -152,10 +162,20 @@ class Ends:
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """Whether each row [B] is at its end; `input_ids` are [B, T], the prompts included."""
         drawn_BT = input_ids[:, self._start :]
+        self._tell(drawn_BT)
         for row, wanted in enumerate(self._wanted):
             if self.lengths[row] is None and self._ends(wanted, drawn_BT[row], self._reach[row]):
                 self.lengths[row] = drawn_BT.shape[1]
+                self._heard.pop(row, None)
         return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+
+    def _tell(self, drawn_BT: torch.Tensor) -> None:
+        """Tell those who hear their token of this step."""
+        for row, hear in [*self._heard.items()]:
+            token = int(drawn_BT[row, -1])
+            hear(drawn_BT.shape[1], token)
+            if token in self._end_tokens:
+                del self._heard[row]
 
     def _ends(self, wanted: Wanted, drawn_T: torch.Tensor, reach: int) -> bool:
         if len(drawn_T) >= wanted.max_tokens or wanted.given_up():

@@ -144,7 +144,7 @@ class LocalModel:
         # The prompt stands next to what follows it: padding is on the left.
         ids_BT = torch.tensor([[self._pad] * (longest - len(row.ids)) + row.ids for row in wanted])
         mask_BT = torch.tensor([[0] * (longest - len(row.ids)) + [1] * len(row.ids) for row in wanted])
-        draw, ends = Draw(wanted, self.device, self._mode), Ends(wanted, longest, self.decode)
+        draw, ends = Draw(wanted, self.device, self._mode), Ends(wanted, longest, self.decode, self._ends)
         try:
             with torch.inference_mode():
                 out_BT: torch.Tensor = self.model.generate(

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import randbits
@@ -15,11 +15,15 @@ from uuid import uuid4
 from pydantic import Field, field_validator
 
 from nemo_like import chat
+from nemo_like.chunk_reader import read_chunks
+from nemo_like.chunks import chunks_of
 from nemo_like.errors import ConfigError, MissingExtra, PartError, UsageError
+from nemo_like.response_events import ENDINGS
 from nemo_like.server import Endpoint, ModelConfig, ModelServer
+from nemo_like.sse import DONE, encoded
 from nemo_like.types import Json
 
-from .answer import THINK, read_answer
+from .answer import THINK, Spoken, read_answer
 from .batcher import Batcher, Size
 from .request import Request
 
@@ -122,12 +126,7 @@ class HFModel(ModelServer[HFConfig]):
     async def responses(self, params: Json) -> Json:
         """The model's response; the version of its weights stands in it, and beside token ids."""
         completion = await self.chat_completions(chat.to_chat(params))
-        response = chat.to_response(completion, params)
-        version = {"weights_version": completion["weights_version"]}
-        last = response["output"][-1]
-        if last.keys() & {*chat.TOKEN_FIELDS}:
-            last |= version
-        return response | version
+        return _versioned(chat.to_response(completion, params), completion["weights_version"])
 
     async def chat_completions(self, body: Json) -> Json:
         """The model's completion.
@@ -137,31 +136,97 @@ class HFModel(ModelServer[HFConfig]):
         """
         request = Request.of(body)
         wanted, gone = self._wanted(request)
-        size = Size(prompt=len(wanted.ids), answer=wanted.max_tokens)
         try:
-            answer, weights = await self._batcher.ask(wanted, size)
+            answer, weights = await self._batcher.ask(wanted, _size(wanted))
         finally:
             gone.set()
-        thinking = self._model.decode(wanted.ids[-8:]).rstrip().endswith(THINK)
-        message = read_answer(answer.text, thinking=thinking, tools=bool(request.offered))
+        message = read_answer(answer.text, thinking=self._thinks(wanted), tools=bool(request.offered))
+        return self._head() | self._completion(request, wanted, answer, message, weights)
+
+    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
+        """Chunks of the completion, as its tokens are drawn."""
+        async with aclosing(self._chunks(body, usage=chat.wants_usage(body))) as chunks:
+            async for chunk in chunks:
+                yield encoded(chunk, named=False)
+        yield DONE
+
+    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
+        """Events of the response, as its tokens are drawn."""
+        number, versions = 0, list[int]()
+        async with aclosing(self._chunks(chat.to_chat(params), usage=True, versions=versions)) as chunks:
+            async for event in read_chunks(chunks, params):
+                if event["type"] in ENDINGS:
+                    event["response"] = _versioned(event["response"], versions[-1])
+                yield encoded(event | {"sequence_number": number})
+                number += 1
+
+    async def _chunks(
+        self, body: Json, *, usage: bool, versions: list[int] | None = None
+    ) -> AsyncGenerator[Json]:
+        """Text and reasoning piece by piece; then calls, tokens and log-probabilities, which are whole. The
+        weights that they are of are put into `versions`."""
+        request, loop = Request.of(body), asyncio.get_running_loop()
+        drawn = asyncio.Queue[tuple[int, int] | None]()
+
+        def hear(number: int, token: int) -> None:
+            loop.call_soon_threadsafe(drawn.put_nowait, (number, token))
+
+        wanted, gone = self._wanted(request, hear)
+        thinks, tools = self._thinks(wanted), bool(request.offered)
+        spoken = Spoken(thinking=thinks, tools=tools, stop=wanted.stop)
+        asking = asyncio.create_task(self._batcher.ask(wanted, _size(wanted)))
+        asking.add_done_callback(lambda _: drawn.put_nowait(None))
+        head, tokens = self._head(), list[int]()
+        try:
+            while (heard := await drawn.get()) is not None:
+                number, token = heard
+                if number <= len(tokens):
+                    continue  # A batch that was halved begins anew, with the same.
+                tokens.append(token)
+                if not drawn.empty():
+                    continue
+                for delta in spoken.feed(self._model.decode(tokens)):
+                    choice = {"index": 0, "delta": {"role": "assistant"} | delta, "finish_reason": None}
+                    yield head | {"object": "chat.completion.chunk", "choices": [choice]}
+            answer, weights = await asking
+            if versions is not None:
+                versions.append(weights.version)
+            message = read_answer(answer.text, thinking=thinks, tools=tools)
+            rest = self._completion(request, wanted, answer, message, weights)
+            rest["choices"][0]["message"] = spoken.rest(rest["choices"][0]["message"])
+            for chunk in chunks_of(head | rest, usage=usage):
+                yield chunk
+        finally:
+            gone.set()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    def _thinks(self, wanted: "Wanted") -> bool:
+        """Whether the prompt ends within a thought."""
+        return self._model.decode(wanted.ids[-8:]).rstrip().endswith(THINK)
+
+    def _head(self) -> Json:
+        model = self.config.served_name or Path(self.config.model).name
+        return {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def _completion(
+        self, request: Request, wanted: "Wanted", answer: "Answer", message: Json, weights: Held
+    ) -> Json:
+        """The completion, but for its head."""
         if request.logprobs or self.config.return_token_id_information:
             message |= {
                 "prompt_token_ids": wanted.ids,
                 "generation_token_ids": answer.tokens,
                 "generation_log_probs": answer.logprobs,
             }
-        finish = "tool_calls" if message.get("tool_calls") else answer.finish_reason
         read, written = len(wanted.ids), len(answer.tokens)
         return {
-            "id": f"chatcmpl-{uuid4().hex}",
             "object": "chat.completion",
-            "created": int(time.time()),
-            "model": self.config.served_name or Path(self.config.model).name,
             "choices": [
                 {
                     "index": 0,
                     "message": message,
-                    "finish_reason": finish,
+                    "finish_reason": "tool_calls" if message.get("tool_calls") else answer.finish_reason,
                     "logprobs": self._logprobs(answer) if request.logprobs else None,
                 }
             ],
@@ -210,7 +275,9 @@ class HFModel(ModelServer[HFConfig]):
             raise PartError("bad_request", "the conversation has no tokens")
         return ids
 
-    def _wanted(self, request: Request) -> "tuple[Wanted, threading.Event]":
+    def _wanted(
+        self, request: Request, hear: Callable[[int, int], None] | None = None
+    ) -> "tuple[Wanted, threading.Event]":
         """What is to be generated; the event says that nobody waits for it any more."""
         from nemo_like.drawing import Wanted
 
@@ -233,6 +300,7 @@ class HFModel(ModelServer[HFConfig]):
             stop=request.stops,
             top_logprobs=request.top_logprobs if request.logprobs else 0,
             given_up=gone.is_set,
+            hear=hear,
         )
         return wanted, gone
 
@@ -260,6 +328,18 @@ class HFModel(ModelServer[HFConfig]):
         return {
             "content": [entry(t, p) | {"top_logprobs": [entry(*pair) for pair in top]} for t, p, top in each]
         }
+
+
+def _versioned(response: Json, version: int) -> Json:
+    """A response that says which weights it is of, also where its tokens stand."""
+    last = response["output"][-1]
+    if last.keys() & {*chat.TOKEN_FIELDS}:
+        last |= {"weights_version": version}
+    return response | {"weights_version": version}
+
+
+def _size(wanted: "Wanted") -> Size:
+    return Size(prompt=len(wanted.ids), answer=wanted.max_tokens)
 
 
 def load(config: HFConfig, name: str) -> "LocalModel":
