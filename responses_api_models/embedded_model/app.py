@@ -2,16 +2,20 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from secrets import randbelow
 
 from pydantic import Field
 
+from nemo_like import chat
+from nemo_like.chunk_reader import response_stream
 from nemo_like.client import Client
 from nemo_like.errors import PartError
 from nemo_like.provider import Provider
 from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.sse import decoded
+from nemo_like.streams import ends_completion, relayed
 from nemo_like.types import Json
 
 from .engine import MODEL, Engine
@@ -81,20 +85,8 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
                 `context_tokens`.
         """
         request = Request.of(body)
-        with_ids = request.logprobs or self.config.return_token_id_information
-        toolbox = Toolbox(request) if request.tools and request.tool_choice != "none" else None
-        schema = toolbox.schema() if toolbox else request.schema_of_answer
-        asked: Json = request.sampling(self.config.max_output_tokens) | {
-            "messages": toolbox.messages() if toolbox else in_words(request.messages),
-            "logprobs": with_ids,
-        }
-        if schema is not None:
-            asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
-        if with_ids:
-            # `verbose` adds the prompt; one candidate is the fewest for which there are log-probabilities.
-            asked |= {"verbose": True, "top_logprobs": max(1, request.top_logprobs)}
-            if request.stop and request.seed is None:
-                asked["seed"] = randbelow(RANDOM_SEED)
+        with_ids, toolbox = self._with_ids(request), _toolbox(request)
+        asked = self._asked(request, toolbox)
         completion = await self._complete(asked)
         tokens = await self._with_all_tokens(completion, asked) if with_ids else completion
         choice = completion["choices"][0]
@@ -121,10 +113,69 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
             "usage": completion["usage"],
         }
 
+    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
+        """Events made of llama.cpp's chunks, as those come."""
+        asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}
+        async with self._chunks(asked) as chunks:
+            whole = chunks is None
+            events = super().stream_responses(params) if whole else response_stream(decoded(chunks), params)
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+
+    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
+        """llama.cpp's chunks as they come."""
+        async with self._chunks(body) as chunks:
+            whole = chunks is None
+            pieces = super().stream_chat_completions(body) if whole else relayed(chunks, ends_completion)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+
+    @asynccontextmanager
+    async def _chunks(self, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | None]:
+        """What llama.cpp streams; None where an answer is read when it is whole: with tools or token ids."""
+        request = Request.of(body)
+        if self._with_ids(request) or _toolbox(request):
+            yield None
+            return
+        asked = self._asked(request, None) | {"stream": True}
+        asked["stream_options"] = {"include_usage": chat.wants_usage(body)}
+        with self._overflow_named():
+            async with self._slot, self._engine.stream("/v1/chat/completions", asked) as chunks:
+                if isinstance(chunks, dict):
+                    raise PartError("bad_response", "llama.cpp did not stream", where=self.name)
+                yield chunks
+
+    def _with_ids(self, request: Request) -> bool:
+        return request.logprobs or self.config.return_token_id_information
+
+    def _asked(self, request: Request, toolbox: Toolbox | None) -> Json:
+        """What llama.cpp is asked."""
+        with_ids = self._with_ids(request)
+        schema = toolbox.schema() if toolbox else request.schema_of_answer
+        asked: Json = request.sampling(self.config.max_output_tokens) | {
+            "messages": toolbox.messages() if toolbox else in_words(request.messages),
+            "logprobs": with_ids,
+        }
+        if schema is not None:
+            asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+        if with_ids:
+            # `verbose` adds the prompt; one candidate is the fewest for which there are log-probabilities.
+            asked |= {"verbose": True, "top_logprobs": max(1, request.top_logprobs)}
+            if request.stop and request.seed is None:
+                asked["seed"] = randbelow(RANDOM_SEED)
+        return asked
+
     async def _complete(self, asked: Json) -> Json:
-        try:
+        with self._overflow_named():
             async with self._slot:
                 return await self._engine.post("/v1/chat/completions", asked)
+
+    @contextmanager
+    def _overflow_named(self) -> Generator[None]:
+        try:
+            yield
         except PartError as error:
             if OVERFLOW not in error.message:
                 raise
@@ -148,6 +199,10 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
             "generation_token_ids": [entry["id"] for entry in entries],
             "generation_log_probs": [entry["logprob"] for entry in entries],
         }
+
+
+def _toolbox(request: Request) -> Toolbox | None:
+    return Toolbox(request) if request.tools and request.tool_choice != "none" else None
 
 
 def _logprobs(choice: Json, top: int) -> Json:

@@ -15,6 +15,7 @@ import pytest
 from nemo_like.client import Client
 from nemo_like.errors import ConfigError, MissingExtra, PartError
 from nemo_like.registry import load_file
+from nemo_like.sse import decoded
 
 FOLDER = Path(__file__).parents[2] / "responses_api_models/embedded_model"
 app = load_file(FOLDER / "app.py")
@@ -106,6 +107,43 @@ class TestEngine:
         assert completion["choices"][0]["finish_reason"] == "stop"
         usage = completion["usage"]
         assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
+
+    def test_a_stream_says_the_same_as_it_comes(self, model: Model) -> None:
+        body = request("What is the capital of Japan?", stream_options={"include_usage": True})
+        params = {"input": "What is the capital of Japan?", "temperature": 0, "max_output_tokens": 60}
+
+        async def ask() -> tuple[list[Json], list[Json]]:
+            chunks = decoded(model.server.stream_chat_completions(body))
+            events = decoded(model.server.stream_responses(params))
+            return [each async for each in chunks], [each async for each in events]
+
+        whole = model.ask("What is the capital of Japan?")
+        chunks, events = model.run(ask())
+        said = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
+        assert "".join(said) == text_of(whole) and len([*filter(None, said)]) > 3
+        assert chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+        assert events[-1]["response"]["output"][-1]["content"][0]["text"] == text_of(whole)
+        assert sum(event["type"] == "response.output_text.delta" for event in events) > 3
+
+    def test_calls_and_token_ids_are_streamed_once_they_are_whole(self, model: Model) -> None:
+        body = request("What's the weather in Paris?", tools=[WEATHER])
+
+        async def ask(body: Json) -> list[Json]:
+            return [chunk async for chunk in decoded(model.server.stream_chat_completions(body))]
+
+        [call] = model.run(ask(body))[0]["choices"][0]["delta"]["tool_calls"]
+        assert call["function"]["name"] == "get_weather"
+        told = model.run(ask(request("Hello.", logprobs=True)))
+        assert told[0]["choices"][0]["delta"]["generation_token_ids"]
+
+    def test_a_stream_of_a_conversation_that_is_too_long_is_refused(self) -> None:
+        async def ask(server: Any) -> None:
+            async for _ in server.stream_chat_completions(request("word " * 400)):
+                pass
+
+        with Model(context_tokens=256) as model, pytest.raises(PartError) as refused:
+            model.run(ask(model.server))
+        assert refused.value.kind == "context_overflow"
 
     def test_the_responses_api_follows_from_it(self, model: Model) -> None:
         params = {"input": "What is the capital of Japan?", "temperature": 0, "max_output_tokens": 60}
