@@ -19,11 +19,11 @@ from nemo_like.chat_tools import chat_tools, flat, names_of, nested, params_choi
 from nemo_like.chat_tools import tools_of as tools_of
 from nemo_like.dropped import tell_dropped
 from nemo_like.errors import PartError
+from nemo_like.extras import with_extras
 from nemo_like.parts import content_of
 from nemo_like.shapes import (
     fields_of,
     list_at,
-    misshapen,
     object_at,
     objects_in,
     text_at,
@@ -40,7 +40,7 @@ from nemo_like.turns import (
     token_fields,
     turn_of,
 )
-from nemo_like.types import Json, merged, parse_arguments
+from nemo_like.types import Json
 
 STORED = ("previous_response_id", "conversation", "prompt")
 """Keys by which a request leans on what a Responses server has stored."""
@@ -69,7 +69,7 @@ def to_chat(params: Json) -> Json:
     """The Chat Completions body that asks what a Responses request asks.
 
     Unknown keys ride along (`top_k`, `chat_template_kwargs`); nulls and what Chat has no use for are dropped.
-    JSON in `metadata.extra_body` and `metadata.chat_template_kwargs` is merged into the body, as in NeMo Gym.
+    `metadata` may bring more, see `extras`.
 
     Raises:
         PartError: `bad_request`, naming the item, part, tool or setting that Chat has no words for.
@@ -94,7 +94,8 @@ def to_chat(params: Json) -> Json:
     if missed := DROPPED.intersection(given) - UNSAID:
         tell_dropped(key for key in missed if given[key] not in IDLE)
     rest = {key: given[key] for key in given if key not in DROPPED}
-    return _with_extras(rest | without_nulls(reworded), metadata)
+    body = rest | without_nulls(reworded)
+    return with_extras(body, metadata) if metadata else body
 
 
 def to_params(body: Json) -> Json:
@@ -294,24 +295,6 @@ def _response_format(form: Any) -> Any:
     if form is None or form in ({"type": "text"}, {"type": "json_object"}):
         return form
     return nested(form, "json_schema", "text.format")
-
-
-def _with_extras(body: Json, metadata: Json) -> Json:
-    """NeMo Gym's way to send what Responses has no key for: JSON in `metadata`, merged deeply.
-
-    Of a value that is given more than once, `metadata.chat_template_kwargs` wins, then the request's own.
-    """
-    metadata = dict(metadata)
-    for key in ("extra_body", "chat_template_kwargs"):
-        value = metadata.pop(key, None) or "{}"
-        extra = parse_arguments(value)
-        if extra is None:
-            raise misshapen(value, f"metadata.{key}", "JSON of an object", "bad_request")
-        if key == "extra_body":
-            body = merged(extra, body)
-        elif extra:
-            body[key] = merged(object_at(body.get(key) or {}, key), extra)
-    return body | {"metadata": metadata} if metadata else body
 
 
 def _think(message: Json, *, cut: bool) -> Json:

@@ -29,6 +29,7 @@ NOT_IDENTITY = frozenset(
         "value",
         "license",
         "max_retries",
+        "default_headers",
         "max_concurrent_requests",
         "max_batch_rows",
         "max_batch_tokens",

@@ -8,7 +8,8 @@ from nemo_like.shapes import TEXT_PARTS, fields_of, objects_in, text_of, without
 from nemo_like.types import Json, content_text
 
 IMAGE_PARTS = ("input_image", "image_url")
-MEDIA_PARTS = (*IMAGE_PARTS, "input_audio", "input_file", "file")
+MEDIA_PARTS = (*IMAGE_PARTS, "input_audio", "audio_url", "video_url", "input_file", "file")
+"""What is no text; sounds and videos are the same in both, those by URL are vLLM's."""
 FILE_FIELDS = ("file_data", "file_id", "filename")
 
 
@@ -29,8 +30,8 @@ def _holds_media(part: Json) -> bool:
     match part.get("type"):
         case "input_image" | "image_url":
             return bool(part.get("image_url"))
-        case "input_audio":
-            return bool(part.get("input_audio"))
+        case "input_audio" | "audio_url" | "video_url" as kind:
+            return bool(part.get(kind))
         case "input_file":
             return bool(part.get("file_data") or part.get("file_id"))
         case "file":
@@ -51,7 +52,7 @@ def _part(part: Json, *, chat: bool) -> Json:
     match part.get("type"):
         case "input_image" | "image_url":
             return _image(part, chat=chat)
-        case "input_audio":
+        case "input_audio" | "audio_url" | "video_url":
             return part
         case "input_file" | "file":
             file = fields_of(part.get("file")) or part

@@ -364,6 +364,15 @@ class TestRequests:
         assert body["guided"] == {"a": 1, "b": 2}
         assert body["chat_template_kwargs"] == {"style": {"x": 1, "y": 2, "z": 3}, "think": False}
 
+    def test_a_sound_in_metadata_is_heard_before_what_the_user_says_last(self):
+        sound = "data:audio/wav;base64,AA"
+        items = [{"role": role, "content": f"{role}."} for role in ("user", "user", "assistant")]
+        body = to_chat({"input": items, "metadata": {"audio_data": sound, "run": "1"}})
+        heard = [{"type": "audio_url", "audio_url": {"url": sound}}, {"type": "text", "text": "user."}]
+        assert [message["content"] for message in body["messages"]] == ["user.", heard, "assistant."]
+        assert body["metadata"] == {"run": "1"}
+        assert to_chat(to_params(body)) == body
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -417,6 +426,15 @@ class TestRequests:
             ({"tool_choice": "required"}, "tool_choice required needs tools"),
             ({"tools": [ADD], "tool_choice": {"type": "web_search"}}, "tool_choice: only the type function"),
             ({"text": {"format": {"type": "grammar"}}}, "text.format: only the type json_schema"),
+            ({"metadata": {"audio_path": "a.wav"}}, "metadata.audio_path: no file is read here"),
+            ({"metadata": {"audio_data": "a.wav"}}, "metadata.audio_data should be a data URI"),
+            (
+                {
+                    "input": [{"role": "system", "content": "Hi"}],
+                    "metadata": {"audio_data": "data:audio/wav;base64,AA"},
+                },
+                "metadata.audio_data: no message of the user",
+            ),
             ({"metadata": {"extra_body": "{"}}, "metadata.extra_body should be JSON of an object"),
             (
                 {"metadata": {"extra_body": "[1]"}},

@@ -26,6 +26,7 @@ ORDER = [
         "chat_tools",
         "parts",
         "turns",
+        "extras",
         "chat",
         "messages",
         "sse",

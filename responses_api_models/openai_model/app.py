@@ -56,6 +56,9 @@ class OpenAIConfig(ModelConfig, RateConfig):
     extra_body: Json = Field(default_factory=dict[str, Any])
     """Merged deeply over every body that is sent, in the words of the API that is called; a null takes a key
     out."""
+    default_headers: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
+    """HTTP headers for every request to it, over those that are sent anyway; their values appear in no log,
+    error or record."""
 
     @field_validator("openai_base_url")
     @classmethod
@@ -77,6 +80,7 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
             timeout_s=config.timeout_s,
             max_retries=config.max_retries,
             rate=Rate.of(config, workers=client.workers_of(name)),
+            headers={key: value.get_secret_value() for key, value in config.default_headers.items()},
         )
         self._queue = EngineQueue(client, config.openai_base_url)
         bound = config.max_concurrent_requests
