@@ -214,6 +214,19 @@ class VLLMModel(ModelServer[VLLMConfig]):
             chat.to_response(answer.completion, body)  # for its checks
         return answer.completion
 
+    async def count_tokens(self, params: Json) -> int:
+        """As the engine's chat template and tokenizer have it; an image counts as what stands for it.
+
+        Raises:
+            PartError: `not_found`; the engine has no `/tokenize`.
+        """
+        try:
+            return len((await self._tokenized(self._body(chat.to_chat(params))))["tokens"])
+        except PartError as error:
+            if error.kind != "not_found":
+                raise
+            return await super().count_tokens(params)
+
     async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
         """Events made of the engine's chunks, as those come."""
         asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}

@@ -334,6 +334,27 @@ class TestAnswers:
         assert (error["kind"], error["message"]) == ("unauthorized", "no such key: ***")
 
 
+class TestCounting:
+    def test_tokens_are_counted_as_the_engines_template_has_them(self):
+        rendered: list[Json] = []
+
+        def tokenize(body: Json) -> Reply:
+            rendered.append(body)
+            return 200, {"count": 3, "max_model_len": 9, "tokens": [1, 2, 3]}
+
+        engine = Engine(completion(), tokenize=tokenize)
+        settings = {"chat_template_kwargs": {"think": False}}
+        assert ask(engine, MESSAGES, path=COUNT, **settings) == {"input_tokens": 3}
+        assert rendered[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert (rendered[0]["model"], rendered[0]["chat_template_kwargs"]) == ("m", {"think": False})
+        assert engine.asked == []
+
+    def test_an_engine_that_can_not_is_a_404_that_says_so(self):
+        error = refused(Engine(completion()), MESSAGES, path=COUNT)
+        assert error["type"] == "not_found_error"
+        assert "policy_model can't count tokens before it answers" in error["message"]
+
+
 class TestTokens:
     def test_they_are_asked_for_and_stand_on_the_last_item(self):
         engine = Engine(with_tokens([1, 2], [3, 4]))
