@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import time
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
+from nemo_like.chat_tools import chat_tools, flat, names_of, nested, params_choice
+from nemo_like.chat_tools import tools_of as tools_of
+from nemo_like.dropped import tell_dropped
 from nemo_like.errors import PartError
+from nemo_like.extras import with_extras
+from nemo_like.parts import content_of
 from nemo_like.shapes import (
     fields_of,
     list_at,
-    misshapen,
     object_at,
     objects_in,
     text_at,
@@ -28,16 +32,15 @@ from nemo_like.shapes import (
 )
 from nemo_like.turns import TOKEN_FIELDS as TOKEN_FIELDS
 from nemo_like.turns import (
-    content_of,
     items_of,
     items_of_turn,
     kind_and_role,
     problem_of,
-    say,
     to_messages,
     token_fields,
+    turn_of,
 )
-from nemo_like.types import Json, parse_arguments
+from nemo_like.types import Json
 
 STORED = ("previous_response_id", "conversation", "prompt")
 """Keys by which a request leans on what a Responses server has stored."""
@@ -45,6 +48,10 @@ STREAMING = {"stream", "stream_options"}
 """Keys for answers in pieces; what is converted here is whole."""
 DROPPED = STREAMING | {"store", "background", "truncation", "max_tool_calls", "context_management"}
 """Keys of Responses that Chat has no use for."""
+UNSAID = STREAMING | {"store"}
+"""Of these, those that nobody misses."""
+IDLE: tuple[Any, ...] = (False, "disabled", [], {})
+"""Values of such keys that ask for nothing."""
 USAGE = (
     ("prompt_tokens", "input_tokens", ("cached_tokens", "cache_write_tokens")),
     ("completion_tokens", "output_tokens", ("reasoning_tokens",)),
@@ -62,7 +69,7 @@ def to_chat(params: Json) -> Json:
     """The Chat Completions body that asks what a Responses request asks.
 
     Unknown keys ride along (`top_k`, `chat_template_kwargs`); nulls and what Chat has no use for are dropped.
-    JSON in `metadata.extra_body` and `metadata.chat_template_kwargs` is merged into the body, as in NeMo Gym.
+    `metadata` may bring more, see `extras`.
 
     Raises:
         PartError: `bad_request`, naming the item, part, tool or setting that Chat has no words for.
@@ -81,11 +88,14 @@ def to_chat(params: Json) -> Json:
         "reasoning_effort": object_at(given.pop("reasoning", {}), "reasoning").get("effort"),
         "response_format": _response_format(text.get("format")),
         "verbosity": text.get("verbosity"),
-        **_chat_tools(given),
+        **chat_tools(given),
     }
     metadata = object_at(given.pop("metadata", {}), "metadata")
+    if missed := DROPPED.intersection(given) - UNSAID:
+        tell_dropped(key for key in missed if given[key] not in IDLE)
     rest = {key: given[key] for key in given if key not in DROPPED}
-    return _with_extras(rest | without_nulls(reworded), metadata)
+    body = rest | without_nulls(reworded)
+    return with_extras(body, metadata) if metadata else body
 
 
 def to_params(body: Json) -> Json:
@@ -99,7 +109,7 @@ def to_params(body: Json) -> Json:
         raise PartError("bad_request", f"n should be 1: a response is one answer (got {text_of(n)})")
     messages = list_at(given.pop("messages", None), "messages")
     tools = list_at(given.pop("tools", []), "tools")
-    text = {"format": _flat(given.pop("response_format", None)), "verbosity": given.pop("verbosity", None)}
+    text = {"format": flat(given.pop("response_format", None)), "verbosity": given.pop("verbosity", None)}
     max_tokens = given.pop("max_tokens", None)
     reworded = {
         "input": [item for at, message in enumerate(messages) for item in items_of(message, at)],
@@ -107,8 +117,8 @@ def to_params(body: Json) -> Json:
         "include": [LOGPROBS] if given.pop("logprobs", False) else None,
         "reasoning": without_nulls({"effort": given.pop("reasoning_effort", None)}) or None,
         "text": without_nulls(text) or None,
-        "tools": [_flat(tool) for tool in tools] or None,
-        "tool_choice": _flat(given.pop("tool_choice", None)),
+        "tools": [flat(tool) for tool in tools] or None,
+        "tool_choice": params_choice(given.pop("tool_choice", None)),
     }
     return {key: given[key] for key in given if key not in STREAMING} | without_nulls(reworded)
 
@@ -132,6 +142,8 @@ def to_response(completion: Json, params: Json) -> Json:
     stem = stem_of(completion)
     answer = _think(message, cut=finish == "length") | {"logprobs": logprobs_of(choice)}
     output = items_of_turn(answer, stem, "choices[0].message", "bad_response")
+    if names := names_of(params):
+        output = [item | names.get(text_of(item.get("name")), {}) for item in output]
     output[-1] |= token_fields(choice) | token_fields(message)
     return response_of(completion | {"id": stem}, params, output, choice)
 
@@ -158,8 +170,8 @@ def response_of(completion: Json, params: Json, output: list[Json], choice: Json
         "incomplete_details": {"reason": INCOMPLETE[finish]} if finish in INCOMPLETE else None,
         "output": output,
         "parallel_tool_calls": params.get("parallel_tool_calls") is not False,
-        "tool_choice": _flat(params.get("tool_choice") or "auto"),
-        "tools": [_flat(tool) for tool in objects_in(params.get("tools"))],
+        "tool_choice": flat(params.get("tool_choice") or "auto"),
+        "tools": [flat(tool) for tool in objects_in(params.get("tools"))],
         "temperature": params.get("temperature"),
         "top_p": params.get("top_p"),
         "metadata": params.get("metadata") or {},
@@ -179,20 +191,15 @@ def to_completion(response: Json) -> Json:
     if response.get("status") in ("failed", "cancelled"):
         raise PartError("model_error", f"the response {response['status']}: {text_of(response.get('error'))}")
     items = objects_in(list_at(response.get("output"), "output", "bad_response"))
-    message: Json = {"role": "assistant", "content": ""}
-    parts: list[Json] = []
+    message = turn_of(items)
     for item in items:
-        if kind_and_role(item)[1] == "assistant":
-            say(message, item)
-            message |= token_fields(item)
-            parts += objects_in(item.get("content"))
-    if refusal := "".join(text_of(part.get("refusal")) for part in parts):
-        message |= {"content": message["content"].removesuffix(refusal), "refusal": refusal}
-    if not message["content"] and message.keys() & {"refusal", "tool_calls", "reasoning_content"}:
-        message["content"] = None
-    if any(item.get("encrypted_content") or not kind_and_role(item)[0] for item in items):
+        message |= token_fields(item)
+    if any(not kind_and_role(item)[0] for item in items) or _gist(items, response) != _gist(
+        items_of_turn(message, "", "output", "bad_response"), response
+    ):
         message["items"] = items
-    logprobs = [entry for part in parts for entry in objects_in(part.get("logprobs"))]
+    parts = [part for item in items for part in [item, *objects_in(item.get("content"))]]
+    logprobs = [chat_logprob(entry) for part in parts for entry in objects_in(part.get("logprobs"))]
     choice = {"index": 0, "message": message, "finish_reason": finish_of(response, "tool_calls" in message)}
     choice |= {"stop_reason": response["stop_reason"]} if "stop_reason" in response else {}
     return {
@@ -203,6 +210,24 @@ def to_completion(response: Json) -> Json:
         "choices": [choice | {"logprobs": {"content": logprobs} if logprobs else None}],
         "usage": _usage(response, of_chat=False),
     }
+
+
+def _gist(items: list[Json], response: Json) -> list[Json]:
+    """Items without what says nothing, or is told elsewhere: their ids and tokens, nulls, a usual status."""
+    unsaid = {"id", "logprobs", *TOKEN_FIELDS}
+    ends = ("completed", response.get("status"))
+
+    def told(fields: Json) -> Json:
+        return {key: value for key, value in fields.items() if value not in (None, []) and key not in unsaid}
+
+    gist: list[Json] = []
+    for item in items:
+        usual = ends if item is items[-1] else ("completed",)
+        gist.append(told(item) | {"status": None if item.get("status") in (None, *usual) else item["status"]})
+        gist[-1] |= {
+            key: [told(part) for part in objects_in(item.get(key))] for key in ("content", "summary")
+        }
+    return gist
 
 
 def wants_usage(body: Json) -> bool:
@@ -245,16 +270,6 @@ def prompt_of(params: Json) -> list[Json]:
     return [{"role": "system", "content": instructions}, *messages] if instructions else messages
 
 
-def tools_of(params: Json) -> list[Json]:
-    """The tools of a Responses request as Chat has them; what is no function stays as it is."""
-    return [
-        {"type": "function", "function": without_nulls({k: flat[k] for k in flat if k != "type"})}
-        if flat.get("type") == "function"
-        else flat
-        for flat in (cast(Json, _flat(tool)) for tool in objects_in(params.get("tools")))
-    ]
-
-
 def _prompt(prompt: Any, instructions: Any) -> list[Json]:
     """The messages of a Responses request."""
     items = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -272,63 +287,14 @@ def _prompt(prompt: Any, instructions: Any) -> list[Json]:
         raise PartError("bad_request", "the request has no input")
     # Many chat templates take one system message, as the first.
     leading = list(takewhile(lambda message: message["role"] in ("system", "developer"), messages))
-    first = {"role": messages[0]["role"], "content": "\n\n".join(message["content"] for message in leading)}
+    first = messages[0] | {"content": "\n\n".join(message["content"] for message in leading)}
     return [first, *messages[len(leading) :]] if leading else messages
-
-
-def _chat_tools(given: Json) -> Json:
-    """Takes the tools out of `given`, with what servers refuse where there are none."""
-    tools, choice = list_at(given.pop("tools", []), "tools"), given.pop("tool_choice", None)
-    parallel = given.pop("parallel_tool_calls", None)
-    if tools:
-        return {
-            "tools": [_nested(tool, "function", f"tools[{at}]") for at, tool in enumerate(tools)],
-            "tool_choice": _nested(choice, "function", "tool_choice") if isinstance(choice, dict) else choice,
-            "parallel_tool_calls": parallel,
-        }
-    if choice in (None, "auto", "none"):
-        return {}
-    raise PartError("bad_request", f"tool_choice {text_of(choice)} needs tools, and the request has none")
 
 
 def _response_format(form: Any) -> Any:
     if form is None or form in ({"type": "text"}, {"type": "json_object"}):
         return form
-    return _nested(form, "json_schema", "text.format")
-
-
-def _nested(value: Any, kind: str, place: str) -> Json:
-    """`{type: function, name: …}` → `{type: function, function: {name: …}}`; so for `json_schema`."""
-    flat = object_at(_flat(value), place)
-    if flat.get("type") != kind:
-        raise PartError(
-            "bad_request", f"{place}: only the type {kind} can be sent (got {text_of(flat):.200})"
-        )
-    text_at(flat.get("name") or None, f"{place}.name")
-    return {"type": kind, kind: without_nulls({key: flat[key] for key in flat if key != "type"})}
-
-
-def _flat(value: Any) -> Any:
-    """The inverse of `_nested`; what is not nested stays as it is."""
-    fields = fields_of(value)
-    kind = fields.get("type")
-    nested = fields_of(fields.get(kind)) if isinstance(kind, str) else {}
-    return {"type": kind, **nested} if nested else value
-
-
-def _with_extras(body: Json, metadata: Json) -> Json:
-    """NeMo Gym's way to send what Responses has no key for: JSON in `metadata`. A key that is set stays."""
-    metadata = dict(metadata)
-    for key in ("extra_body", "chat_template_kwargs"):
-        value = metadata.pop(key, None) or "{}"
-        extra = parse_arguments(value)
-        if extra is None:
-            raise misshapen(value, f"metadata.{key}", "JSON of an object", "bad_request")
-        if key == "extra_body":
-            body = extra | body
-        elif extra:
-            body[key] = object_at(body.get(key) or {}, key) | extra
-    return body | {"metadata": metadata} if metadata else body
+    return nested(form, "json_schema", "text.format")
 
 
 def _think(message: Json, *, cut: bool) -> Json:
@@ -359,7 +325,14 @@ def logprobs_of(choice: Json) -> list[Json]:
 
 
 def _logprob(entry: Json) -> Json:
-    return {"token": entry.get("token"), "logprob": entry.get("logprob"), "bytes": entry.get("bytes") or []}
+    return {"token": None, "logprob": None} | entry | {"bytes": entry.get("bytes") or list[int]()}
+
+
+def chat_logprob(entry: Json) -> Json:
+    """The inverse of `_logprob`: a token that has no bytes of its own has null."""
+    tops = [chat_logprob(top) for top in objects_in(entry.get("top_logprobs"))]
+    its_bytes: list[int] | None = entry.get("bytes") or (None if entry.get("token") else [])
+    return entry | {"bytes": its_bytes} | ({"top_logprobs": tops} if "top_logprobs" in entry else {})
 
 
 def _usage(answer: Json, *, of_chat: bool) -> Json | None:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from nemo_like.chat import INCOMPLETE, logprobs_of, response_of, stem_of
+from nemo_like.chat_tools import flat, names_of
 from nemo_like.errors import PartError
 from nemo_like.response_events import Teller, beginning_of, ending_of, failure_of
 from nemo_like.shapes import fields_of, object_at, objects_in, text_of
@@ -89,6 +90,9 @@ class ChunkReader:
         self._writing: set[int] = set()
         self._splitter = ThinkSplitter()
         self._logprobs: list[Json] = []
+        self._cited: list[Json] = []
+        self._sound: Json = {}
+        self._names = names_of(params)
 
     def read(self, chunk: Json) -> Iterator[Json]:
         """The events that a chunk amounts to.
@@ -116,8 +120,9 @@ class ChunkReader:
         if "finish_reason" not in self._choice:
             raise PartError("bad_response", "the stream ended before the answer did: no finish_reason")
         yield from self._say_rest()
-        if not self._teller.output:
+        if not self._teller.output or (self._sound and not self._told("message")):
             yield from self._say("output_text", "")
+        self._add_rest()
         last = self._teller.output[-1]
         if self._choice["finish_reason"] in INCOMPLETE:
             last["status"] = "incomplete"
@@ -127,6 +132,19 @@ class ChunkReader:
             yield from self._end_call(at)
         output = self._teller.output
         yield ending_of(response_of(self._completion, self._params, output, self._choice))
+
+    def _add_rest(self) -> None:
+        """What comes when no text is being said: to the text that was said, or else to the last item."""
+        output = self._teller.output
+        messages = [item for item in output if item["type"] == "message"]
+        texts = [part for item in messages for part in item["content"] if part["type"] == "output_text"]
+        if self._logprobs:
+            spoken = texts[0] if texts else output[-1]
+            spoken["logprobs"] = spoken.get("logprobs", []) + self._logprobs
+        if self._cited and texts:
+            texts[-1]["annotations"] += self._cited
+        if self._sound:
+            messages[-1].setdefault("audio", self._sound)
 
     def _read_choice(self, choice: Json) -> Iterator[Json]:
         delta = object_at(choice.get("delta") or {}, "choices[0].delta", "bad_response")
@@ -139,8 +157,14 @@ class ChunkReader:
             yield from self._say("reasoning_text", thought)
             _sign(self._teller.output[self._speaking or 0], signed)
         self._logprobs += logprobs_of(choice)
-        for kind, text in self._splitter.feed(text_of(delta.get("content"))):
+        sound = fields_of(delta.get("audio"))
+        _hear(self._sound, sound)
+        for kind, text in self._splitter.feed(text_of(delta.get("content") or sound.get("transcript"))):
             yield from self._say(kind, text)
+            if kind == "output_text" and self._sound:
+                self._teller.output[self._teller.last]["audio"] = self._sound
+        self._cited += [flat(each) for each in objects_in(delta.get("annotations"))]
+        yield from self._cite()
         if refusal := text_of(delta.get("refusal")):
             yield from self._say("refusal", refusal)
         if calls := objects_in(delta.get("tool_calls")):
@@ -175,12 +199,20 @@ class ChunkReader:
         logprobs, self._logprobs = ([], self._logprobs) if kind != "output_text" else (self._logprobs, [])
         yield from self._teller.say(self._speaking, text, logprobs)
 
+    def _cite(self) -> Iterator[Json]:
+        """What is cited, once the text is there that cites it."""
+        if self._speaking is not None and self._part == "output_text":
+            for annotation in self._cited:
+                yield from self._teller.annotate(self._speaking, annotation)
+            self._cited = []
+
     def _told(self, kind: str) -> int:
         """How many items of this kind there are."""
         return sum(item["type"] == kind for item in self._teller.output)
 
     def _hush(self) -> Iterator[Json]:
         """Ends the reasoning or message that is being said."""
+        yield from self._cite()
         if self._speaking is not None:
             yield from self._teller.end(self._speaking)
         self._speaking = None
@@ -199,7 +231,8 @@ class ChunkReader:
             if not name:
                 raise PartError("bad_response", f"a tool call without a name: {text_of(call):.200}")
             item = {"type": "function_call", "id": f"fc_{stem}", "call_id": call_id or f"call_{stem}"}
-            yield from self._teller.begin(item | {"name": name, "arguments": "", "status": "in_progress"})
+            named = self._names.get(name) or {"name": name}
+            yield from self._teller.begin(item | named | {"arguments": "", "status": "in_progress"})
             self._calls[key] = at = self._teller.last
             self._writing.add(at)
         if at in self._writing:
@@ -240,6 +273,13 @@ async def response_stream(chunks: AsyncIterable[Json], params: Json) -> AsyncGen
         async for event in events:
             yield encoded(event | {"sequence_number": number})
             number += 1
+
+
+def _hear(sound: Json, piece: Json) -> None:
+    """Adds a piece of a spoken answer to it."""
+    for key, value in piece.items():
+        grows = key in ("data", "transcript") and isinstance(sound.get(key), str)
+        sound[key] = sound[key] + text_of(value) if grows else value
 
 
 def _sign(item: Json, signed: Json) -> None:

@@ -31,6 +31,7 @@ NOT_IDENTITY = frozenset(
         "value",
         "license",
         "max_retries",
+        "default_headers",
         "max_concurrent_requests",
         "max_batch_rows",
         "max_batch_tokens",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nemo_like.messages import blocks_of, ending_of, head_of, signature_of
-from nemo_like.response_events import ADDED, ARGUMENTS, DELTAS, ENDINGS, ITEM_DONE
+from nemo_like.chat_tools import flat_name
+from nemo_like.messages import blocks_of, citation_of, ending_of, head_of, signature_of
+from nemo_like.response_events import ADDED, ANNOTATED, ARGUMENTS, DELTAS, ENDINGS, ITEM_DONE
 from nemo_like.shapes import fields_of, objects_in, text_of
 from nemo_like.types import Json
 
@@ -31,10 +32,13 @@ class MessageWriter:
             self._started = True
             yield {"type": "message_start", "message": head_of(response)}
         if kind == ADDED and item.get("type") == "function_call":
-            call: Json = {"type": "tool_use", "id": text_of(item.get("call_id")), "name": item.get("name")}
+            call: Json = {"type": "tool_use", "id": text_of(item.get("call_id")), "name": flat_name(item)}
             yield from self._start(at, call | {"input": {}})
         elif kind == ARGUMENTS and at in self._open:
             yield self._delta(at, {"type": "input_json_delta", "partial_json": event["delta"]})
+        elif kind == ANNOTATED and at in self._open:
+            citation = citation_of(fields_of(event.get("annotation")))
+            yield self._delta(at, {"type": "citations_delta", "citation": citation})
         elif kind in DELTAS:
             yield from self._say(DELTAS[kind] in THINKING, at, event)
         elif kind == ITEM_DONE:

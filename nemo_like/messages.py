@@ -17,9 +17,11 @@ from uuid import uuid4
 
 import orjson
 
+from nemo_like.chat_tools import flat_name
 from nemo_like.errors import PartError
+from nemo_like.parts import content_of
 from nemo_like.shapes import fields_of, list_at, object_at, objects_in, text_at, text_of, without_nulls
-from nemo_like.turns import SIGNED, TOKEN_FIELDS, content_of, reasoning_item
+from nemo_like.turns import SIGNED, TOKEN_FIELDS, reasoning_item
 from nemo_like.types import Json, content_text, parse_arguments
 
 DROPPED = {
@@ -35,6 +37,11 @@ EFFORTS = ((4096, "low"), (16384, "medium"))
 ENCRYPTED = "reasoning.encrypted_content"
 CARRIED = "item:"
 """Begins a signature that holds an item."""
+CITATIONS = {
+    *("char_location", "page_location", "content_block_location"),
+    *("web_search_result_location", "search_result_location"),
+}
+"""Types of what a text of Messages cites; an annotation of another type rides in one for a search."""
 NOT_JSON = "arguments_that_are_no_json"
 """Key of a tool call's input where the model wrote none."""
 STOP_REASONS = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
@@ -136,20 +143,32 @@ def blocks_of(item: Json) -> list[Json]:
     """The content blocks of an output item."""
     kind = item.get("type", "message")
     if kind == "message":
-        texts = [content_text([part]) for part in objects_in(item.get("content"))]
-        texts = texts or [text_of(item.get("content"))]
-        return [{"type": "text", "text": text} for text in texts if text]
+        parts = objects_in(item.get("content")) or [{"text": text_of(item.get("content"))}]
+        return [_text_block(part) for part in parts if content_text([part])]
     if kind == "function_call":
         written = text_of(item.get("arguments"))
         read = parse_arguments(written or "{}")
         values = {NOT_JSON: written} if read is None else read
         call_id = text_of(item.get("call_id"))
-        return [{"type": "tool_use", "id": call_id, "name": text_of(item.get("name")), "input": values}]
+        return [{"type": "tool_use", "id": call_id, "name": flat_name(item), "input": values}]
     if signed := objects_in(item.get("thinking_blocks")):
         return signed
     if text := thinking_of(item):
         return [{"type": "thinking", "thinking": text, "signature": signature_of(item)}]
     return [{"type": "redacted_thinking", "data": signature_of(item) or _carried(item)}]
+
+
+def citation_of(annotation: Json) -> Json:
+    """What a text cites, as Messages has it."""
+    if annotation.get("type") in CITATIONS:
+        return annotation
+    return {
+        "type": "web_search_result_location",
+        "url": text_of(annotation.get("url")),
+        "title": text_of(annotation.get("title") or annotation.get("filename")),
+        "cited_text": text_of(annotation.get("content")),
+        "encrypted_index": _carried(annotation),
+    }
 
 
 def thinking_of(item: Json) -> str:
@@ -174,6 +193,12 @@ def error_body(error: PartError) -> bytes:
     too_long = "prompt is too long: " if error.kind == "context_overflow" else ""
     ours |= {"type": kind, "message": too_long + ours["message"]}
     return orjson.dumps({"type": "error", "error": ours})
+
+
+def _text_block(part: Json) -> Json:
+    block: Json = {"type": "text", "text": content_text([part])}
+    cited = [citation_of(annotation) for annotation in objects_in(part.get("annotations"))]
+    return block | {"citations": cited} if cited else block
 
 
 def _carried(item: Json) -> str:
@@ -285,7 +310,9 @@ def _parts(block: Json, place: str, kind: str = "input_text") -> list[Json]:
     data, media = text_of(source.get("data")), text_of(source.get("media_type"))
     match block.get("type"), source.get("type"):
         case "text", _:
-            return [{"type": kind, "text": text_at(block.get("text"), f"{place}.text")}]
+            part = {"type": kind, "text": text_at(block.get("text"), f"{place}.text")}
+            cited = [_annotation(citation) for citation in objects_in(block.get("citations"))]
+            return [part | {"annotations": cited} if cited and kind == "output_text" else part]
         case "image", "base64":
             return [{"type": "input_image", "image_url": f"data:{media};base64,{data}"}]
         case "image", "url":
@@ -303,6 +330,12 @@ def _parts(block: Json, place: str, kind: str = "input_text") -> list[Json]:
             return [part for each in blocks for part in _parts(each, f"{place}.source.content", kind)]
         case _:
             raise PartError("bad_request", f"{place}: this block can't be sent: {text_of(block):.200}")
+
+
+def _annotation(citation: Json) -> Json:
+    """The inverse of `citation_of`."""
+    carried = _uncarried(text_of(citation.get("encrypted_index")))
+    return citation if carried is None else carried
 
 
 def _tool(value: Any, place: str) -> Json:

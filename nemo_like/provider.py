@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import aiohttp
@@ -68,6 +68,8 @@ class Provider:
     timeout_s: float = 600.0
     max_retries: int = 4
     rate: Rate | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """More of them, with every request; they win over the key's."""
 
     async def post(self, path: str, body: Json) -> Json:
         """The JSON object that the provider answers to `body` at `path` (such as "/chat/completions").
@@ -170,15 +172,15 @@ class Provider:
         return f"{self.base_url}{path} did not answer within {self.timeout_s:g} s"
 
     def _headers(self) -> dict[str, str]:
-        headers = {ROLLOUT_HEADER: rollout_id.get()}
-        if self.api_key:
-            headers["authorization"] = f"Bearer {self.api_key}"
-        return headers
+        key = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        more = {name.lower(): value for name, value in self.headers.items()}
+        return key | more | {ROLLOUT_HEADER: rollout_id.get()}
 
     def _refusal(self, status: int, answer: bytes, where: str) -> PartError:
         message = _message_of(answer) or f"status {status} and no message"
-        if self.api_key:
-            message = message.replace(self.api_key, "***")
+        # A header's value that is shorter is no secret, but a version or a flag.
+        for secret in (self.api_key, *(value for value in self.headers.values() if len(value) >= 8)):
+            message = message.replace(secret, "***") if secret else message
         kind = kind_of_status(status, message)
         hint = ""
         if kind == "unauthorized":

@@ -42,6 +42,7 @@ PARTS = {
 DELTAS = {f"response.{words.delta}.delta": kind for kind, words in PARTS.items()}
 """The event that holds a piece of a part → the part's type."""
 ARGUMENTS = "response.function_call_arguments.delta"
+ANNOTATED = "response.output_text.annotation.added"
 ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"
 ENDINGS = ("response.completed", "response.incomplete")
 FAILURES = ("error", "response.failed", "response.cancelled")
@@ -114,6 +115,14 @@ class Teller:
                 part["logprobs"] = part.get("logprobs", []) + logprobs
         yield event
 
+    def annotate(self, at: int, annotation: Json) -> Iterator[Json]:
+        """What the text that was begun last in item `at` cites."""
+        part = self._parts[at]
+        cited: list[Json] = part.setdefault("annotations", [])
+        cited.append(annotation)
+        event = {"type": ANNOTATED, "annotation_index": len(cited) - 1, "annotation": annotation}
+        yield self._place(at, part) | event
+
     def write(self, at: int, text: str) -> Iterator[Json]:
         """A piece of the arguments of call `at`."""
         self.output[at]["arguments"] += text
@@ -159,10 +168,8 @@ class Teller:
         shell |= {key: list[Json]() for key in ("annotations", "logprobs") if key in part}
         yield from self.begin_part(at, shell)
         yield from self.say(at, text_of(part.get(words.text)), objects_in(part.get("logprobs")))
-        for number, annotation in enumerate(objects_in(part.get("annotations"))):
-            kind = "response.output_text.annotation.added"
-            place = self._place(at, shell)
-            yield place | {"type": kind, "annotation_index": number, "annotation": annotation}
+        for annotation in objects_in(part.get("annotations")):
+            yield from self.annotate(at, annotation)
         shell |= part
 
     def _end_part(self, at: int) -> Iterator[Json]:
@@ -211,6 +218,8 @@ async def whole(events: AsyncIterable[Json]) -> AsyncGenerator[Json]:
             begun.add(at)
         elif kind in DELTAS or kind == ARGUMENTS:
             said[at, kind] += len(text_of(event.get("delta")))
+        elif kind == ANNOTATED:
+            said[at, kind] += 1
         elif kind == ITEM_DONE:
             done.add(at)
             for missing in _missing(at, fields_of(event.get("item")), begun, said):
@@ -232,21 +241,27 @@ def _missing(at: int, item: Json, begun: set[int], said: Counter[tuple[int, str]
     if at not in begun:
         begun.add(at)
         yield {"type": ADDED, "output_index": at, "item": item}
-    for kind, text, place in _pieces(item):
+    for kind, text, place, cited in _pieces(item):
         if rest := text[said[at, kind] :]:
             yield {"type": kind, "output_index": at, **place, "delta": rest}
         said[at, kind] = max(0, said[at, kind] - len(text))
+        uncited = cited[said[at, ANNOTATED] :]
+        said[at, ANNOTATED] = max(0, said[at, ANNOTATED] - len(cited))
+        for annotation in uncited:
+            yield {"type": ANNOTATED, "output_index": at, **place, "annotation": annotation}
 
 
-def _pieces(item: Json) -> Iterator[tuple[str, str, Json]]:
-    """The texts of an item, each with the event that brings it and which part of the item it is."""
+def _pieces(item: Json) -> Iterator[tuple[str, str, Json, list[Json]]]:
+    """The texts of an item, each with the event that brings it, which part of the item it is, and what it
+    cites."""
     if item.get("type") == "function_call":
-        yield ARGUMENTS, text_of(item.get("arguments")), {}
+        yield ARGUMENTS, text_of(item.get("arguments")), {}, []
     for field in ("summary", "content"):
         for index, part in enumerate(objects_in(item.get(field))):
             if words := PARTS.get(text_of(part.get("type"))):
                 kind = f"response.{words.delta}.delta"
-                yield kind, text_of(part.get(words.text)), {f"{field}_index": index}
+                place = {f"{field}_index": index}
+                yield kind, text_of(part.get(words.text)), place, objects_in(part.get("annotations"))
 
 
 def failure_of(event: Json) -> PartError | None:

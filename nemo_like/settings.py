@@ -102,7 +102,9 @@ def is_secret(key: str) -> bool:
 
 
 def redacted(value: Any, key: str = "") -> Any:
-    """`value` with every secret in it, and every password inside a URL, replaced."""
+    """`value` with every secret in it, every header and every password inside a URL, replaced."""
+    if isinstance(value, dict) and key.endswith("_headers"):
+        return dict.fromkeys(cast(Json, value), REDACTED)
     if isinstance(value, dict):
         return {k: redacted(v, str(k)) for k, v in cast(Json, value).items()}
     if isinstance(value, list):

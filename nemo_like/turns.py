@@ -8,30 +8,22 @@ has no words for is refused by name before, by `problem_of`. `items_of` goes bac
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
+from nemo_like.chat_tools import flat, flat_name
 from nemo_like.errors import Kind, PartError
-from nemo_like.shapes import (
-    TEXT_PARTS,
-    fields_of,
-    list_at,
-    object_at,
-    objects_in,
-    text_at,
-    text_of,
-    without_nulls,
-)
+from nemo_like.parts import content_of, content_problem
+from nemo_like.shapes import fields_of, list_at, object_at, objects_in, text_at, text_of
 from nemo_like.types import Json, content_text
 
 ROLES = {"reasoning": "assistant", "function_call": "assistant", "function_call_output": "tool"}
 """Who says the items that are not messages."""
 NEEDS = {"function_call": ("name", "call_id"), "function_call_output": ("call_id",)}
-IMAGE_PARTS = ("input_image", "image_url")
-MEDIA_PARTS = (*IMAGE_PARTS, "input_audio", "input_file", "file")
-FILE_FIELDS = ("file_data", "file_id", "filename")
 SIGNED = ("reasoning_details", "thinking_blocks")
 """What OpenRouter and LiteLLM sign reasoning with and want back as it was: on the message in Chat, on the
 reasoning item in Responses."""
+PLACES = ("start_index", "end_index")
+"""Of an annotation: where in the text it belongs, in characters."""
 TOKEN_FIELDS = ("prompt_token_ids", "generation_token_ids", "generation_log_probs")
 """A turn's tokens, for trainers: on the message or choice in Chat, on the turn's last item in Responses."""
 
@@ -58,6 +50,8 @@ def to_messages(items: list[Any], read: Callable[[Any], str | list[Json]]) -> li
             messages.append({"role": role, "tool_call_id": call_id, "content": read(item.get("output"))})
         else:
             messages.append({"role": "assistant", "content": "", "item": item})
+        if kind and "name" in item:
+            messages[-1] |= _name(item)
     return messages
 
 
@@ -65,9 +59,16 @@ def say(turn: Json, item: Json) -> None:
     """Adds what an item of the assistant's says to the message of its turn."""
     kind, _ = kind_and_role(item)
     if kind == "message":
-        turn["content"] += content_text(item.get("content"))
+        content = item.get("content")
+        if any(part.get("annotations") for part in objects_in(content)):
+            turn["annotations"] = turn.get("annotations", []) + _annotations(content, len(turn["content"]))
+        turn["content"] += content_text(content)
+        if "name" in item:
+            turn |= _name(item)
+        if "audio" in item and (sound := text_of(fields_of(item["audio"]).get("id"))):
+            turn["audio"] = {"id": sound}
     elif kind == "function_call":
-        function = {"name": text_of(item.get("name")), "arguments": text_of(item.get("arguments"))}
+        function = {"name": flat_name(item), "arguments": text_of(item.get("arguments"))}
         call = {"id": text_of(item.get("call_id")), "type": "function", "function": function}
         turn.setdefault("tool_calls", []).append(call)
     else:
@@ -78,6 +79,24 @@ def say(turn: Json, item: Json) -> None:
         for key in SIGNED:
             if signed := objects_in(item.get(key)):
                 turn[key] = turn.get(key, []) + signed
+
+
+def _name(item: Json) -> Json:
+    """Who speaks, which Responses has no key for: it rides along."""
+    return {"name": item["name"]} if isinstance(item.get("name"), str) else {}
+
+
+def _annotations(content: Any, begins_at: int) -> list[Json]:
+    """What a message cites, as Chat has it: places count from where the text of the turn begins."""
+    cited: list[Json] = []
+    for part in objects_in(content):
+        for fields in objects_in(part.get("annotations")):
+            moved = {key: fields[key] + begins_at for key in PLACES if isinstance(fields.get(key), int)}
+            kind = text_of(fields.get("type"))
+            rest = {key: value for key, value in (fields | moved).items() if key != "type"}
+            cited.append({"type": kind, kind: rest})
+        begins_at += len(content_text([part]))
+    return cited
 
 
 def kind_and_role(item: Any) -> tuple[str, str]:
@@ -103,66 +122,7 @@ def problem_of(item: Any) -> str | None:
         return f"unknown role {role!r}; what a tool answers is an item of type function_call_output"
     if item.get("tool_calls"):
         return "a message holds no tool_calls; each call is an item of type function_call"
-    return _content_problem(item.get("content"), role)
-
-
-def _content_problem(content: Any, role: str) -> str | None:
-    """Why a `role` message of this content can't be said in the other API; None where it can."""
-    if content is None or isinstance(content, str):
-        return None
-    if not isinstance(content, list):
-        return f"content should be text or a list of parts (got {text_of(content):.200})"
-    for part in cast(list[Any], content):
-        fields = fields_of(part)
-        if fields.get("type") not in TEXT_PARTS and not (_holds_media(fields) and role in ("user", "tool")):
-            return f"a {role} message can't be sent with the part {text_of(part):.200}"
-    return None
-
-
-def _holds_media(part: Json) -> bool:
-    match part.get("type"):
-        case "input_image" | "image_url":
-            return bool(part.get("image_url"))
-        case "input_audio":
-            return bool(part.get("input_audio"))
-        case "input_file":
-            return bool(part.get("file_data") or part.get("file_id"))
-        case "file":
-            return bool(fields_of(part.get("file")))
-        case _:
-            return False
-
-
-def content_of(value: Any, *, chat: bool) -> str | list[Json]:
-    """Text where it is only text, as every server and template takes that; parts where there is more."""
-    parts = objects_in(value)
-    if any(part.get("type") in MEDIA_PARTS for part in parts):
-        return [_part(part, chat=chat) for part in parts]
-    return text_of(value)
-
-
-def _part(part: Json, *, chat: bool) -> Json:
-    match part.get("type"):
-        case "input_image" | "image_url":
-            return _image(part, chat=chat)
-        case "input_audio":
-            return part
-        case "input_file" | "file":
-            file = fields_of(part.get("file")) or part
-            file = without_nulls({key: file.get(key) for key in FILE_FIELDS})
-            return {"type": "file", "file": file} if chat else {"type": "input_file", **file}
-        case _:
-            return {"type": "text" if chat else "input_text", "text": content_text([part])}
-
-
-def _image(part: Json, *, chat: bool) -> Json:
-    url = part.get("image_url")
-    image = cast(Json, url) if isinstance(url, dict) else {"url": url, "detail": part.get("detail")}
-    if chat:
-        return {"type": "image_url", "image_url": without_nulls(image)}
-    return {"type": "input_image"} | without_nulls(
-        {"image_url": image.get("url"), "detail": image.get("detail")}
-    )
+    return content_problem(item.get("content"), role)
 
 
 def items_of(value: Any, at: int) -> list[Json]:
@@ -172,49 +132,103 @@ def items_of(value: Any, at: int) -> list[Json]:
     role, content = text_of(message.get("role")), message.get("content")
     if role not in ("system", "developer", "user", "assistant", "tool"):
         raise PartError("bad_request", f"{place}: unknown role {role!r}")
-    if problem := _content_problem(content, role):
+    if problem := content_problem(content, role):
         raise PartError("bad_request", f"{place}: {problem}")
     if role == "assistant":
         return items_of_turn(message, str(at), place)
     content = content_of(content or "", chat=False)
     if role == "tool":
         call_id = text_at(message.get("tool_call_id"), f"{place}.tool_call_id")
-        return [{"type": "function_call_output", "call_id": call_id, "output": content}]
-    return [{"type": "message", "role": role, "content": content}]
+        return [{"type": "function_call_output", "call_id": call_id, "output": content} | _name(message)]
+    return [{"type": "message", "role": role, "content": content} | _name(message)]
 
 
 def items_of_turn(message: Json, stem: str, place: str, kind: Kind = "bad_request") -> list[Json]:
     """The items of an assistant message: reasoning, text, calls. At least one; their ids end in `stem`.
 
-    Items that `to_completion` put there, as Chat has no words for some of them, are those.
+    Items that `to_completion` put there, as Chat has no words for them, are those, unless the message was
+    changed since.
     """
-    if items := objects_in(message.get("items")):
-        return [dict(item) for item in items]
+    if (carried := objects_in(message.get("items"))) and _says(message, carried):
+        return [dict(item) for item in carried]
     thinking = message.get("reasoning_content") or message.get("reasoning") or ""
-    refusal = text_at(message.get("refusal") or "", f"{place}.refusal", kind)
-    content = message.get("content") or ""
-    text = content_text(content) if objects_in(content) else text_at(content, f"{place}.content", kind)
     calls = list_at(message.get("tool_calls") or [], f"{place}.tool_calls", kind)
     signed = {key: message[key] for key in SIGNED if objects_in(message.get(key))}
     items: list[Json] = []
     if thinking or signed:
         items.append(reasoning_item(text_at(thinking, f"{place}.reasoning", kind), stem) | signed)
-    if text or refusal or not (items or calls):
-        spoken: Json = {"type": "output_text", "text": text, "annotations": []}
-        if message.get("logprobs"):
-            spoken["logprobs"] = message["logprobs"]
-        said = [spoken] if text or not refusal else []
-        said += [{"type": "refusal", "refusal": refusal}] if refusal else []
-        items.append(message_item(said, stem))
+    said = _said(message, place, kind)
+    sound = fields_of(message.get("audio"))
+    if not said and (sound or not (items or calls)):
+        said = [text_part("")]
+    if said:
+        spoken = message_item(said, stem) | _name(message)
+        items.append(spoken | {"audio": sound} if sound else spoken)
     for at, call in enumerate(calls):
         items.append(_function_call(call, f"{stem}_{at}", f"{place}.tool_calls[{at}]", kind))
+    if message.get("logprobs"):
+        text = next((part for part in said if part["type"] == "output_text"), items[-1])
+        text["logprobs"] = message["logprobs"]
     return items
+
+
+def _said(message: Json, place: str, kind: Kind) -> list[Json]:
+    """The parts of what an assistant says: a text, a refusal, both or neither."""
+    content = message.get("content") or text_of(fields_of(message.get("audio")).get("transcript"))
+    refusal = text_at(message.get("refusal") or "", f"{place}.refusal", kind)
+    parts = objects_in(content)
+    if parts:
+        text = content_text([part for part in parts if part.get("type") != "refusal"])
+        refusal = content_text([part for part in parts if part.get("type") == "refusal"]) + refusal
+    else:
+        text = text_at(content or "", f"{place}.content", kind)
+    cited = [flat(each) for each in objects_in(message.get("annotations"))]
+    said = [text_part(text) | {"annotations": cited}] if text or cited else []
+    return said + ([{"type": "refusal", "refusal": refusal}] if refusal else [])
+
+
+def turn_of(items: list[Json]) -> Json:
+    """The assistant message that the items of an answer amount to; a refusal stands apart from its text."""
+    turn: Json = {"role": "assistant", "content": ""}
+    for item in items:
+        kind, role = kind_and_role(item)
+        if role != "assistant":
+            continue
+        if kind == "message":
+            parts = objects_in(item.get("content"))
+            if refusal := "".join(text_of(part.get("refusal")) for part in parts):
+                turn["refusal"] = turn.get("refusal", "") + refusal
+                item = item | {"content": [part for part in parts if not part.get("refusal")]}
+        say(turn, item)
+        if sound := fields_of(item.get("audio")):
+            turn["audio"] = sound
+    if turn["content"] == fields_of(turn.get("audio")).get("transcript"):
+        turn["content"] = None
+    if not turn["content"] and turn.keys() & {"refusal", "tool_calls", "reasoning_content", "audio"}:
+        turn["content"] = None
+    return turn
+
+
+def _says(message: Json, items: list[Json]) -> bool:
+    """Whether a message still says what the items that it carries say."""
+
+    def gist(turn: Json) -> tuple[str, list[tuple[Any, Any]]]:
+        calls = objects_in(turn.get("tool_calls"))
+        made = [(call.get("id"), fields_of(call.get("function")).get("name")) for call in calls]
+        return content_text(turn.get("content")) + text_of(turn.get("refusal")), made
+
+    return gist(message) == gist(turn_of(items))
 
 
 def reasoning_item(thinking: str, stem: str) -> Json:
     """What a model thinks; "" where only its signature is known."""
     thought = [{"type": "reasoning_text", "text": thinking}] if thinking else []
     return {"type": "reasoning", "id": f"rs_{stem}", "summary": [], "content": thought}
+
+
+def text_part(text: str) -> Json:
+    """A text in what a model says."""
+    return {"type": "output_text", "text": text, "annotations": []}
 
 
 def message_item(said: list[Json], stem: str) -> Json:

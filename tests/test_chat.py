@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from openai.types.responses import Response
 from pydantic import TypeAdapter
 
-from nemo_like.chat import conversation, to_chat, to_completion, to_params, to_response
+from nemo_like.chat import conversation, to_chat, to_completion, to_params, to_response, tools_of
 from nemo_like.errors import Kind, PartError
 from nemo_like.types import Json, content_text
 
@@ -27,6 +27,10 @@ ADD: Json = {
     "parameters": {"type": "object", "properties": {"a": {"type": "number"}}},
     "strict": True,
 }
+
+
+CHOSEN: Json = {"type": "function", "name": "add"}
+ALLOWED: Json = {"type": "allowed_tools", "mode": "required", "tools": [CHOSEN]}
 
 
 def call(call_id: str = "call_1", name: str = "add", arguments: str = '{"a":1}') -> Json:
@@ -259,6 +263,30 @@ class TestRequests:
         params = {"input": "Hi", "tools": tools, "tool_choice": "auto", "parallel_tool_calls": True}
         assert to_chat(params).keys() == {"messages"}
 
+    def test_tools_of_a_namespace_get_one_name_each(self):
+        find: Json = {"type": "function", "name": "find", "parameters": {}}
+        space = {"type": "namespace", "name": "crm", "description": "Customers.", "tools": [find]}
+        called = call(name="find") | {"namespace": "crm"}
+        items = [{"role": "user", "content": "Hi"}, called, output()]
+        body = to_chat({"input": items, "tools": [ADD, space], "tool_choice": CHOSEN | {"name": "find"}})
+        assert [tool["function"]["name"] for tool in body["tools"]] == ["add", "crm__find"]
+        assert body["tool_choice"]["function"]["name"] == "crm__find"
+        assert body["messages"][1]["tool_calls"][0]["function"]["name"] == "crm__find"
+        assert [tool["function"]["name"] for tool in tools_of({"tools": [ADD, space]})] == [
+            "add",
+            "crm__find",
+        ]
+
+    def test_some_tools_can_be_allowed(self):
+        allowed = to_chat({"input": "Hi", "tools": [ADD], "tool_choice": ALLOWED})["tool_choice"]
+        tools = [{"type": "function", "function": {"name": "add"}}]
+        assert allowed == {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": tools}}
+
+    def test_what_chat_does_not_know_of_a_tool_is_left_out(self):
+        tool = ADD | {"defer_loading": True, "output_schema": {}, "cache_control": {"type": "ephemeral"}}
+        (sent,) = to_chat({"input": "Hi", "tools": [tool]})["tools"]
+        assert sent["function"].keys() == ADD.keys() - {"type"} | {"cache_control"}
+
     def test_settings_get_the_names_of_chat(self):
         schema = {"name": "point", "schema": {"type": "object"}, "strict": True}
         params = {
@@ -326,6 +354,25 @@ class TestRequests:
         assert "extra_body" in metadata
         assert "metadata" not in to_chat({"input": "Hi", "metadata": {"extra_body": "{}"}})
 
+    def test_json_in_metadata_is_merged_deeply_and_the_requests_own_keys_stay(self):
+        metadata = {
+            "extra_body": '{"guided": {"a": 1, "b": 1}, "chat_template_kwargs": {"style": {"x": 1, "y": 1}}}',
+            "chat_template_kwargs": '{"style": {"z": 3}, "think": false}',
+        }
+        given = {"guided": {"b": 2}, "chat_template_kwargs": {"style": {"y": 2}, "think": True}}
+        body = to_chat({"input": "Hi", "metadata": metadata, **given})
+        assert body["guided"] == {"a": 1, "b": 2}
+        assert body["chat_template_kwargs"] == {"style": {"x": 1, "y": 2, "z": 3}, "think": False}
+
+    def test_a_sound_in_metadata_is_heard_before_what_the_user_says_last(self):
+        sound = "data:audio/wav;base64,AA"
+        items = [{"role": role, "content": f"{role}."} for role in ("user", "user", "assistant")]
+        body = to_chat({"input": items, "metadata": {"audio_data": sound, "run": "1"}})
+        heard = [{"type": "audio_url", "audio_url": {"url": sound}}, {"type": "text", "text": "user."}]
+        assert [message["content"] for message in body["messages"]] == ["user.", heard, "assistant."]
+        assert body["metadata"] == {"run": "1"}
+        assert to_chat(to_params(body)) == body
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -360,12 +407,47 @@ class TestRequests:
                 {"tools": [ADD, {"type": "mcp"}]},
                 'tools[1]: only the type function can be sent (got {"type": "mcp"})',
             ),
+            (
+                {"tools": [{"type": "namespace", "name": "crm", "tools": [{"type": "custom", "name": "x"}]}]},
+                'tools[0].tools[0]: only the type function can be sent (got {"type": "custom"',
+            ),
+            (
+                {
+                    "tools": [
+                        ADD | {"name": "a__b"},
+                        {"type": "namespace", "name": "a", "tools": [ADD | {"name": "b"}]},
+                    ]
+                },
+                "tools[0]: another tool is called a__b too",
+            ),
+            ({"tools": [{"type": "namespace", "tools": []}]}, "tools[0].name should be text (got null)"),
             ({"tools": [{"type": "function"}]}, "tools[0].name should be text (got null)"),
             ({"tools": {"add": ADD}}, "tools should be a list"),
             ({"tool_choice": "required"}, "tool_choice required needs tools"),
             ({"tools": [ADD], "tool_choice": {"type": "web_search"}}, "tool_choice: only the type function"),
             ({"text": {"format": {"type": "grammar"}}}, "text.format: only the type json_schema"),
+            ({"metadata": {"audio_path": "a.wav"}}, "metadata.audio_path: no file is read here"),
+            ({"metadata": {"audio_data": "a.wav"}}, "metadata.audio_data should be a data URI"),
+            (
+                {
+                    "input": [{"role": "system", "content": "Hi"}],
+                    "metadata": {"audio_data": "data:audio/wav;base64,AA"},
+                },
+                "metadata.audio_data: no message of the user",
+            ),
             ({"metadata": {"extra_body": "{"}}, "metadata.extra_body should be JSON of an object"),
+            (
+                {"metadata": {"extra_body": "[1]"}},
+                'metadata.extra_body should be JSON of an object (got "[1]")',
+            ),
+            (
+                {"metadata": {"chat_template_kwargs": "yes"}},
+                'metadata.chat_template_kwargs should be JSON of an object (got "yes")',
+            ),
+            (
+                {"metadata": {"chat_template_kwargs": '{"a": 1}'}, "chat_template_kwargs": "b"},
+                'chat_template_kwargs should be an object (got "b")',
+            ),
             ({"reasoning": "high"}, "reasoning should be an object"),
         ],
     )
@@ -579,6 +661,51 @@ class TestResponses:
         assert item["content"][0]["logprobs"] == [top | {"top_logprobs": [top]}]
         assert "logprobs" not in to_response(completion(logprobs=None), {})["output"][0]["content"][0]
 
+    def test_logprobs_of_calls_are_on_the_last_of_them(self):
+        entries = {"content": [{"token": "{", "logprob": -0.5, "bytes": [123], "top_logprobs": []}]}
+        message = {"content": None, "tool_calls": [chat_call("a"), chat_call("b")]}
+        whole = completion(message, "tool_calls", logprobs=entries)
+        first, last = to_response(whole, {})["output"]
+        assert ("logprobs" in first, last["logprobs"]) == (False, entries["content"])
+        assert to_completion(to_response(whole, {}))["choices"] == whole["choices"]
+
+    def test_calls_of_a_namespace_are_named_as_the_request_names_them(self):
+        space = {"type": "namespace", "name": "crm", "description": "", "tools": [ADD | {"name": "find"}]}
+        calls = [chat_call(name="crm__find"), chat_call("b", "crm__other"), chat_call("c")]
+        response = to_response(completion({"tool_calls": calls}), {"tools": [ADD, space]})
+        named = [(item["name"], item.get("namespace")) for item in response["output"][1:]]
+        assert named == [("find", "crm"), ("crm__other", None), ("add", None)]
+        Response.model_validate(response)
+        again = to_completion(response)["choices"][0]["message"]["tool_calls"]
+        assert [made["function"]["name"] for made in again] == ["crm__find", "crm__other", "add"]
+
+    def test_what_is_cited_stands_on_the_text(self):
+        link = {"url": "https://x", "title": "X", "start_index": 0, "end_index": 4}
+        message = {"annotations": [{"type": "url_citation", "url_citation": link}]}
+        (item,) = to_response(completion(message), {})["output"]
+        assert item["content"][0]["annotations"] == [{"type": "url_citation", **link}]
+
+    def test_places_of_citations_count_from_where_a_turn_begins(self):
+        cited = {"type": "url_citation", "url": "u", "title": "t", "start_index": 0, "end_index": 4}
+        part = {"type": "output_text", "text": "Two.", "annotations": [cited]}
+        turn = asks(says("One. "), call(), says("") | {"content": [part]}, output())[0]
+        assert turn["content"] == "One. Two."
+        (link,) = turn["annotations"]
+        assert (link["url_citation"]["start_index"], link["url_citation"]["end_index"]) == (5, 9)
+
+    def test_a_spoken_answer_is_its_transcript_and_the_sound_rides_along(self):
+        sound = {"id": "audio_1", "data": "AA==", "expires_at": 9, "transcript": "Four."}
+        whole = completion({"content": None, "audio": sound}, logprobs=None)
+        (item,) = to_response(whole, {})["output"]
+        assert (content_text(item["content"]), item["audio"]) == ("Four.", sound)
+        assert asks(item) == [{"role": "assistant", "content": "Four.", "audio": {"id": "audio_1"}}]
+        assert to_completion(to_response(whole, {}))["choices"] == whole["choices"]
+
+    def test_a_refusal_in_parts_is_one_all_the_same(self):
+        parts = [{"type": "text", "text": "Hm."}, {"type": "refusal", "refusal": "No."}]
+        (item,) = to_params({"messages": [{"role": "assistant", "content": parts}]})["input"]
+        assert [part["type"] for part in item["content"]] == ["output_text", "refusal"]
+
     def test_token_ids_are_on_the_last_item(self):
         tokens = {"prompt_token_ids": [1], "generation_token_ids": [2], "generation_log_probs": [-0.1]}
         for source in (
@@ -618,6 +745,7 @@ class TestResponses:
         response = {"id": "resp_1", "output": [says("One. "), thinks("Hm."), says("Two."), call()]}
         (choice,) = to_completion(response)["choices"]
         assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"].pop("items") == response["output"]
         assert choice["message"] == {
             "role": "assistant",
             "content": "One. Two.",
@@ -688,6 +816,22 @@ def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Json]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
+def citations(*kinds: str) -> st.SearchStrategy[list[Json]]:
+    place = {"start_index": st.integers(0, 9), "end_index": st.integers(9, 99)}
+    more = {"url": words, "title": words, "file_id": words, "filename": words, "index": st.integers(0, 9)}
+    cited = {
+        "url_citation": ("url", "title", "start_index", "end_index"),
+        "container_file_citation": ("file_id", "filename", "start_index", "end_index"),
+        "file_citation": ("file_id", "filename", "index"),
+        "file_path": ("file_id", "index"),
+    }
+    one = [
+        st.fixed_dictionaries({"type": st.just(kind)} | {key: (place | more)[key] for key in cited[kind]})
+        for kind in kinds or cited
+    ]
+    return st.lists(st.one_of(one), max_size=2)
+
+
 @st.composite
 def turns(draw: st.DrawFn) -> list[Json]:
     """What is said and done in a turn: reasoning, text, calls with their outputs; not reasoning alone."""
@@ -695,7 +839,8 @@ def turns(draw: st.DrawFn) -> list[Json]:
     ids = draw(st.lists(words, max_size=3))
     if draw(flags) or not ids:
         text = draw(words)
-        items.append(draw(st.sampled_from([says(text), {"role": "assistant", "content": text}])))
+        cited = says(text) | {"content": [says(text)["content"][0] | {"annotations": draw(citations())}]}
+        items.append(draw(st.sampled_from([cited, {"role": "assistant", "content": text}])))
     items += [call(call_id, draw(names), draw(words)) for call_id in ids]
     return items + [
         output(call_id, draw(words | st.just([{"type": "input_text", "text": "x"}]))) for call_id in ids
@@ -709,7 +854,12 @@ def parts() -> st.SearchStrategy[Json]:
 
 
 def spoken(roles: list[str], content: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Json]]:
-    return st.builds(lambda role, text: [{"role": role, "content": text}], st.sampled_from(roles), content)
+    return st.builds(
+        lambda role, text, named: [{"role": role, "content": text, **named}],
+        st.sampled_from(roles),
+        content,
+        optional(name=words) if roles == ["user"] else st.just({}),
+    )
 
 
 def requests() -> st.SearchStrategy[Json]:
@@ -720,7 +870,7 @@ def requests() -> st.SearchStrategy[Json]:
         lambda steps: [item for step in steps for item in step]
     )
     tools = optional(
-        tool_choice=st.sampled_from(["auto", "required", {"type": "function", "name": "add"}]),
+        tool_choice=st.sampled_from(["auto", "required", CHOSEN, ALLOWED]),
         parallel_tool_calls=flags,
     ).map(lambda fields: {"tools": [ADD, {"type": "function", "name": "now"}], **fields})
     settings = optional(
@@ -745,18 +895,27 @@ def requests() -> st.SearchStrategy[Json]:
     )
 
 
+def nested(annotation: Json) -> Json:
+    kind = annotation["type"]
+    return {"type": kind, kind: {key: annotation[key] for key in annotation if key != "type"}}
+
+
 @st.composite
 def completions(draw: st.DrawFn) -> Json:
     message: Json = {"role": "assistant", "content": draw(st.none() | plain_words)}
     message |= draw(optional(reasoning_content=words))
+    cited = [nested(each) for each in draw(citations("url_citation"))] if message["content"] else []
+    message |= {"annotations": cited} if cited else {}
     calls = draw(st.lists(st.builds(chat_call, words, names, words), max_size=2))
     refusal = draw(st.none() | words)
+    if message["content"] is None and not refusal and draw(flags):
+        message["audio"] = {"id": "audio_1", "data": "AA==", "expires_at": 9, "transcript": draw(words)}
     message |= ({"tool_calls": calls} if calls else {}) | ({"refusal": refusal} if refusal else {})
     if message["content"] is None and len(message) == 2:
         message["content"] = ""
     message |= draw(st.just({}) | st.just({"prompt_token_ids": [1], "generation_token_ids": [2, 3]}))
-    entry = {"token": "F", "logprob": -0.5, "bytes": [70]}
-    logprobs = [{"content": [entry | {"top_logprobs": [entry]}]}] if message["content"] else []
+    entry = {"token": "F", "logprob": -0.5, "bytes": draw(st.sampled_from([[70], None]))}
+    logprobs = [{"content": [entry | {"top_logprobs": [entry]}]}] if message["content"] or calls else []
     read, written, detail = draw(st.tuples(*[st.integers(0, 99)] * 3))
     usage = {
         "prompt_tokens": read,
@@ -788,7 +947,9 @@ def meaning(params: Json) -> Json:
                 told.append(("gets", item["call_id"], content_text(item["output"])))
             case _:
                 images = [part for part in item["content"] if isinstance(part, dict) and "image_url" in part]
-                told.append((item["role"], item["content"] if images else content_text(item["content"])))
+                said = item["content"] if images else content_text(item["content"])
+                cited = [part.get("annotations") for part in item["content"] if isinstance(part, dict)]
+                told.append((item["role"], said, item.get("name"), [each for each in cited if each]))
     settings = {key: value for key, value in params.items() if key not in ("input", "instructions")}
     return {"told": told, **settings}
 
@@ -844,6 +1005,65 @@ def test_an_answer_can_be_sent_back_to_the_model(whole: Json):
     MESSAGES.validate_python(messages)
     recorded = conversation(response["output"])
     assert [{key: turn[key] for key in turn if turn[key] is not None} for turn in messages[1:]] == recorded
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> Json:
+    """A finished response of a Responses server, with whatever Chat says otherwise or has no words for."""
+    status = st.sampled_from(["completed", "incomplete"])
+    entry = {"token": "F", "logprob": -0.5, "bytes": [70], "top_logprobs": []}
+    text = st.fixed_dictionaries(
+        {"type": st.just("output_text"), "text": plain_words, "annotations": citations()},
+        optional={"logprobs": st.just([entry])},
+    )
+    refusal = st.fixed_dictionaries({"type": st.just("refusal"), "refusal": words})
+    message = st.fixed_dictionaries(
+        {"type": st.just("message"), "id": words, "role": st.just("assistant"), "status": status}
+        | {"content": st.lists(text | refusal, min_size=1, max_size=2)},
+        optional={"phase": st.sampled_from(["commentary", "final_answer"])},
+    )
+    made = st.fixed_dictionaries(
+        {"type": st.just("function_call"), "id": words, "call_id": words, "name": names, "status": status}
+        | {"arguments": st.sampled_from(["{}", '{"a":1}'])},
+        optional={"namespace": words},
+    )
+    thought = st.sampled_from(["summary_text", "reasoning_text"]).flatmap(
+        lambda kind: st.builds(
+            lambda texts: (
+                thinks("")
+                | {"content": [], "summary": []}
+                | {"content" if kind == "reasoning_text" else "summary": texts}
+            ),
+            st.lists(st.builds(lambda text: {"type": kind, "text": text}, words), max_size=2),
+        )
+    )
+    output = draw(st.lists(message | made | thought | hosted, min_size=1, max_size=4))
+    ended = draw(st.sampled_from([("completed", None), ("incomplete", {"reason": "max_output_tokens"})]))
+    if ended[0] == "incomplete":
+        output[-1] = output[-1] | {"status": "incomplete"}
+    head = {"id": "resp_7", "created_at": 1_700_000_000, "model": "m"}
+    return head | {"status": ended[0], "incomplete_details": ended[1], "output": output}
+
+
+def nameless(items: list[Json]) -> list[Json]:
+    return [{key: item[key] for key in item if key != "id"} for item in items]
+
+
+@given(answers())
+def test_an_answer_is_the_same_after_going_to_chat_and_back(answer: Json):
+    whole = to_completion(answer)
+    back = to_response(whole, {})["output"]
+    assert nameless(back) == nameless(answer["output"])
+    assert back == answer["output"] or "items" not in whole["choices"][0]["message"]
+
+
+@given(answers(), words)
+def test_a_message_that_was_changed_since_is_taken_as_it_is_now(answer: Json, text: str):
+    (choice,) = to_completion(answer)["choices"]
+    changed = choice["message"] | {"content": text + (choice["message"]["content"] or "")}
+    items = to_params({"messages": [changed]})["input"]
+    said = "".join(content_text(item["content"]) for item in items if item.get("type") == "message")
+    assert said == changed["content"] + changed.get("refusal", "")
 
 
 hosted = st.sampled_from(
@@ -927,7 +1147,7 @@ def test_a_completion_is_answered_or_refused_by_name(whole: Json):
         to_completion(response)
 
 
-@given(objects | damaged(completions().map(lambda whole: to_response(whole, {}))))
+@given(objects | damaged(completions().map(lambda whole: to_response(whole, {})) | answers()))
 def test_a_response_is_answered_or_refused_by_name(response: Json):
     with or_refused_as("bad_response", "model_error"):
         to_completion(response)

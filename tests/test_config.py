@@ -300,9 +300,11 @@ def test_secrets_are_redacted_wherever_they_stand() -> None:
         "a": [{"api_key": "s3cret", "max_output_tokens": 5}],
         "url": "http://me:s3cret@host/v1",
         "key": "",
+        "default_headers": {"X-Tenant": "s3cret", "X-Empty": ""},
     }
     assert redacted(values) == {
         "a": [{"api_key": "***", "max_output_tokens": 5}],
         "url": "http://me:***@host/v1",
         "key": "",
+        "default_headers": {"X-Tenant": "***", "X-Empty": "***"},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -24,10 +25,12 @@ from nemo_like.response_events import events_of, failure_of, numbered, whole
 from nemo_like.sse import DONE, Decoder, encoded
 from nemo_like.types import Json
 
-from .test_chat import call, chat_call, completion, completions, optional, plain_words, says, thinks
+from .test_chat import answers, call, chat_call, completion, completions, optional, plain_words, says, thinks
 
 EVENT = TypeAdapter[Any](ResponseStreamEvent)
 HEAD: Json = {"id": "chatcmpl-7", "created": 1_700_000_000, "model": "m", "object": "chat.completion.chunk"}
+GROWING = ("data", "transcript")
+"""Of a spoken answer, what comes in pieces."""
 SEARCH: Json = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"query": "x"}}
 
 
@@ -127,6 +130,8 @@ def accumulated(events: list[Json]) -> Json:
             )
             if key:
                 blocks[-1][key] += delta[key]
+            if kind == "citations_delta":
+                blocks[-1].setdefault("citations", []).append(delta["citation"])
         else:
             assert event == {"type": "content_block_stop", "index": len(blocks) - 1}
             is_open = False
@@ -149,6 +154,10 @@ def cut(draw: st.DrawFn, whole: st.SearchStrategy[Json]) -> tuple[Json, list[Jso
     deltas: list[Json] = [{"role": "assistant"}]
     for key in ("reasoning_content", "content", "refusal"):
         deltas += [{key: piece} for piece in pieces(message.get(key) or "")]
+        if key == "content":
+            deltas += [{"annotations": [annotation]} for annotation in message.get("annotations", [])]
+    for key, value in message.get("audio", {}).items():
+        deltas += [{"audio": {key: piece}} for piece in (pieces(value) if key in GROWING else [value])]
     for at, made in enumerate(message.get("tool_calls", [])):
         deltas.append(
             {"tool_calls": [{**made, "index": at, "function": made["function"] | {"arguments": ""}}]}
@@ -157,7 +166,7 @@ def cut(draw: st.DrawFn, whole: st.SearchStrategy[Json]) -> tuple[Json, list[Jso
             deltas.append({"tool_calls": [{"index": at, "function": {"arguments": piece}}]})
     chunks = [HEAD | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
     if choice["logprobs"]:
-        spoken = next(chunk for chunk in chunks if chunk["choices"][0]["delta"].get("content"))
+        spoken = next((chunk for chunk in chunks if "content" in chunk["choices"][0]["delta"]), chunks[-1])
         spoken["choices"][0]["logprobs"] = choice["logprobs"]
     tokens = {key: message[key] for key in message if key.endswith("_ids")}
     ends = {"index": 0, "delta": tokens, "finish_reason": choice["finish_reason"]}
@@ -177,7 +186,7 @@ def check_grammar(events: list[Json], output: list[Json]) -> None:
     for event in events[2:-1]:
         kind = event["type"]
         place = (event["output_index"], event.get("content_index", event.get("summary_index", -1)))
-        if kind.endswith(".added"):
+        if kind.endswith(("item.added", "part.added")):
             assert place not in said
             said[place] = ""
         elif kind.endswith(".delta"):
@@ -219,6 +228,22 @@ def test_events_are_what_the_openai_sdk_knows() -> None:
 def test_a_response_in_chunks_is_its_completion(whole: Json) -> None:
     response = to_response(whole, {})
     assert without_empty(put_together(as_chunks(response))) == without_empty(to_completion(response))
+
+
+@given(answers())
+def test_an_answer_in_chunks_is_its_completion(answer: Json) -> None:
+    assert without_empty(put_together(as_chunks(answer))) == without_empty(
+        to_completion(answer) | {"created": answer["created_at"]}
+    )
+
+
+@given(answers())
+def test_an_answer_in_the_events_of_messages_is_its_message(answer: Json) -> None:
+    message, expected = accumulated(as_message_events(answer)), to_message(answer, {})
+    for block in [*message["content"], *expected["content"]]:
+        if block["type"] == "tool_use":
+            block["input"] = json.loads(block["input"]) if isinstance(block["input"], str) else block["input"]
+    assert message == expected
 
 
 @given(completions())
@@ -330,6 +355,32 @@ def test_token_ids_of_the_pieces_follow_each_other() -> None:
     ]
     (item,) = read([*chunks, end()])[-1]["response"]["output"]
     assert (item["prompt_token_ids"], item["generation_token_ids"]) == ([1], [0, 1])
+
+
+def test_what_comes_late_is_in_the_response_all_the_same() -> None:
+    link = {"url": "https://x", "title": "X", "start_index": 0, "end_index": 4}
+    cited = [{"type": "url_citation", "url_citation": link}]
+    entry = {"token": "}", "logprob": -0.5, "bytes": [125], "top_logprobs": []}
+    deltas: list[Json] = [{"content": "Four."}, {"tool_calls": [chat_call() | {"index": 0}]}]
+    chunks = [HEAD | {"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    late = {"index": 0, "delta": {"annotations": cited}, "logprobs": {"content": [entry]}}
+    whole = completion(
+        {"annotations": cited, "tool_calls": [chat_call()]}, "tool_calls", logprobs={"content": [entry]}
+    )
+    events = read([*chunks, HEAD | {"choices": [late]}, end("tool_calls")])
+    assert events[-1]["response"] == to_response(whole, {})
+
+
+def test_calls_of_a_namespace_are_named_so_in_a_stream() -> None:
+    tool = {"type": "function", "name": "find"}
+    params: Json = {"tools": [{"type": "namespace", "name": "crm", "description": "", "tools": [tool]}]}
+    made = {"tool_calls": [chat_call(name="crm__find") | {"index": 0}]}
+    events = read([HEAD | {"choices": [{"index": 0, "delta": made}]}, end("tool_calls")], params)
+    (item,) = events[-1]["response"]["output"]
+    assert (item["namespace"], item["name"]) == ("crm", "find")
+    chunks = [chunk for event in in_full(events) for chunk in ChunkWriter(usage=False).write(event)]
+    calls = [c for chunk in chunks for c in chunk["choices"][0]["delta"].get("tool_calls", [])]
+    assert calls[0]["function"]["name"] == "crm__find"
 
 
 def end(finish: str = "stop") -> Json:

@@ -266,6 +266,23 @@ def test_thoughts_that_somebody_else_signed_go_to_those_who_know_them() -> None:
     assert (turn["reasoning_content"], turn["thinking_blocks"]) == ("Hm.", [block])
 
 
+def test_what_a_text_cites_comes_back_as_it_was() -> None:
+    link = {"type": "url_citation", "url": "https://x", "title": "X", "start_index": 0, "end_index": 4}
+    file = {"type": "file_citation", "file_id": "f", "filename": "a.pdf", "index": 1}
+    quoted: Json = {"type": "char_location", "cited_text": "4", "document_index": 0, "document_title": None}
+    quoted |= {"start_char_index": 0, "end_char_index": 1, "file_id": None}
+    part = {"type": "output_text", "text": "Four.", "annotations": [link, file, quoted]}
+    message = answered(says("") | {"content": [part]})
+    Message.model_validate(message)
+    (block,) = message["content"]
+    assert [cited["type"] for cited in block["citations"]] == ["web_search_result_location"] * 2 + [
+        "char_location"
+    ]
+    assert (block["citations"][0]["url"], block["citations"][1]["title"]) == ("https://x", "a.pdf")
+    (item,) = items({"role": "assistant", "content": message["content"]})
+    assert item["content"] == [part]
+
+
 words = st.text(max_size=8)
 secrets = st.fixed_dictionaries(
     {"type": st.just("reasoning"), "id": words, "encrypted_content": st.text(min_size=1)},

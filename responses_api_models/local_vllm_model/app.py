@@ -112,6 +112,11 @@ class LocalVLLMModel(ModelServer[LocalVLLMConfig]):
         """As `vllm_model` answers, and else as `responses`."""
         return await self._answer(self._model.chat_completions, body)
 
+    async def count_tokens(self, params: Json) -> int:
+        """As `vllm_model` counts."""
+        await self.engine.up()
+        return await self._model.count_tokens(params)
+
     async def _answer(self, ask: Callable[[Json], Awaitable[Json]], body: Json) -> Json:
         await self.engine.up()
         asked = self.engine.pid

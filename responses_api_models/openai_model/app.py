@@ -20,6 +20,7 @@ from nemo_like.provider import Provider, base_url_of
 from nemo_like.rate import Rate, RateConfig
 from nemo_like.response_events import events_of, numbered, whole
 from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.shapes import objects_in
 from nemo_like.sse import DONE, decoded, encoded
 from nemo_like.streams import ends_completion, ends_response, relayed
 from nemo_like.turns import SIGNED
@@ -27,6 +28,10 @@ from nemo_like.types import Json, merged
 
 log = logging.getLogger(__name__)
 
+UNKNOWN = {*chat.TOKEN_FIELDS, *SIGNED, "audio", "logprobs"}
+"""Keys of items that the Responses API does not know."""
+CITED = ("url_citation", "file_citation", "container_file_citation", "file_path")
+"""The annotations that it knows."""
 NO_ENDPOINT = frozenset({404, 405, 501})
 NO_ENDPOINT_WORDS = re.compile(r"responses api|/responses\b", re.I)
 """How servers that answer 400 instead say that they have no Responses API."""
@@ -52,6 +57,9 @@ class OpenAIConfig(ModelConfig, RateConfig):
     extra_body: Json = Field(default_factory=dict[str, Any])
     """Merged deeply over every body that is sent, in the words of the API that is called; a null takes a key
     out."""
+    default_headers: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
+    """HTTP headers for every request to it, over those that are sent anyway; their values appear in no log,
+    error or record."""
 
     @field_validator("openai_base_url")
     @classmethod
@@ -73,6 +81,7 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
             timeout_s=config.timeout_s,
             max_retries=config.max_retries,
             rate=Rate.of(config, workers=client.workers_of(name)),
+            headers={key: value.get_secret_value() for key, value in config.default_headers.items()},
         )
         self._queue = EngineQueue(client, config.openai_base_url)
         bound = config.max_concurrent_requests
@@ -270,8 +279,19 @@ def _as_sent(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
     fields = cast(Json, item)
-    unknown = (*chat.TOKEN_FIELDS, *SIGNED)
-    return {key: fields[key] for key in fields if fields[key] is not None and key not in unknown}
+    spoken = fields.get("type") in (None, "message", "function_call_output")
+    unknown = UNKNOWN | {"name"} if spoken else UNKNOWN
+    kept = {key: fields[key] for key in fields if fields[key] is not None and key not in unknown}
+    parts = objects_in(kept.get("content"))
+    if any(part.get("annotations") for part in parts):
+        kept["content"] = [_as_cited(part) for part in parts]
+    return kept
+
+
+def _as_cited(part: Json) -> Json:
+    """A part of a message without what is cited in the words of another API."""
+    cited = objects_in(part.get("annotations"))
+    return part | {"annotations": [each for each in cited if each.get("type") in CITED]} if cited else part
 
 
 def _may_lack_endpoint(error: PartError) -> bool:

@@ -28,7 +28,7 @@ from nemo_like.streams import ends_completion, relayed
 from nemo_like.types import Json, merged
 
 from . import tokens
-from .request import NEUTRAL, request_body, sampling_of, seed_of
+from .request import NEUTRAL, Reasoning, request_body, sampling_of, seed_of
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ class EngineConfig(ModelConfig, RateConfig):
     uses_reasoning_parser: bool = True
     """Earlier reasoning goes back to the engine as a field, `reasoning_content` and `reasoning`; false writes
     it into the text, between `<think>` tags. Answers are understood both ways."""
+    preserve_reasoning_in_assistant_content: bool = False
+    """Earlier reasoning goes back in the text, as with `uses_reasoning_parser: false`."""
+    uses_interleaved_reasoning: bool = True
+    """Earlier reasoning goes back at all; false leaves it out, also where a text begins with it."""
     replace_developer_role_with_system: bool = False
     """For chat templates that know no `developer`."""
     chat_template_kwargs: Json = Field(default_factory=dict[str, Any])
@@ -67,9 +71,20 @@ class EngineConfig(ModelConfig, RateConfig):
     `seed` wins."""
     extra_body: Json = Field(default_factory=dict[str, Any])
     """Merged deeply over every body that is sent; a null takes a key out."""
+    default_headers: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
+    """HTTP headers for every request to it, over those that are sent anyway; their values appear in no log,
+    error or record."""
     on_context_overflow: Literal["truncate", "error"] = "truncate"
     """A conversation that no longer fits: an empty, incomplete answer, which is verified like any other; or
     the error `context_overflow`."""
+
+    @property
+    def reasoning(self) -> Reasoning:
+        """How earlier reasoning goes back."""
+        if not self.uses_interleaved_reasoning:
+            return "left out"
+        as_field = self.uses_reasoning_parser and not self.preserve_reasoning_in_assistant_content
+        return "field" if as_field else "text"
 
 
 class VLLMConfig(EngineConfig):
@@ -145,6 +160,7 @@ class VLLMModel(ModelServer[VLLMConfig]):
             timeout_s=config.timeout_s,
             max_retries=config.max_retries,
             rate=self._rate,
+            headers={key: value.get_secret_value() for key, value in config.default_headers.items()},
         )
 
     async def queued(self) -> int | None:
@@ -198,6 +214,19 @@ class VLLMModel(ModelServer[VLLMConfig]):
         with blame(answer.where, "bad_response"):
             chat.to_response(answer.completion, body)  # for its checks
         return answer.completion
+
+    async def count_tokens(self, params: Json) -> int:
+        """As the engine's chat template and tokenizer have it; an image counts as what stands for it.
+
+        Raises:
+            PartError: `not_found`; the engine has no `/tokenize`.
+        """
+        try:
+            return len((await self._tokenized(self._body(chat.to_chat(params))))["tokens"])
+        except PartError as error:
+            if error.kind != "not_found":
+                raise
+            return await super().count_tokens(params)
 
     async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
         """Events made of the engine's chunks, as those come."""
@@ -272,7 +301,7 @@ class VLLMModel(ModelServer[VLLMConfig]):
             extra=config.extra_body,
             template=config.chat_template_kwargs,
             with_tokens=with_tokens,
-            reasoning_as_field=config.uses_reasoning_parser,
+            reasoning=config.reasoning,
             developer_as_system=config.replace_developer_role_with_system,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,8 +27,9 @@ tokens = load_file(FOLDER / "tokens.py")
 
 Json = dict[str, Any]
 Reply = tuple[int, Json | str]
-RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
+RESPONSES, CHAT, COUNT = "/v1/responses", "/v1/chat/completions", "/v1/messages/count_tokens"
 QUESTION: Json = {"input": "What is 2 + 2?"}
+MESSAGES: Json = {"model": "x", "system": "Be brief.", "messages": [{"role": "user", "content": "2 + 2?"}]}
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 KEY = "sk-very-secret"
 
@@ -63,6 +64,7 @@ class Engine:
         self.asked: list[Json] = []
         self.paths: list[str] = []
         self.keys: set[str | None] = set()
+        self.headers: list[Mapping[str, str]] = []
 
     async def __aenter__(self) -> Self:
         app = web.Application()
@@ -80,6 +82,7 @@ class Engine:
         path, body = request.path.removeprefix("/v1"), await request.json()
         self.paths.append(path)
         self.keys.add(request.headers.get("authorization"))
+        self.headers.append(request.headers)
         if path == "/chat/completions":
             self.asked.append(body)
         status, answer = self._answers.get(path, lambda _: (404, {"detail": "Not Found"}))(body)
@@ -211,6 +214,57 @@ class TestAsking:
         ask(engine, {"input": [user, thought, said, user]}, uses_reasoning_parser=as_field)
         assert engine.asked[0]["messages"][1] == {"role": "assistant"} | sent
 
+    @pytest.mark.parametrize(
+        ("settings", "sent"),
+        [
+            (
+                {"preserve_reasoning_in_assistant_content": True},
+                [{"content": "<think>\nHm.\n</think>\n\n4"}, {"content": "<think>No.</think>5"}],
+            ),
+            ({"uses_interleaved_reasoning": False}, [{"content": "4"}, {"content": "5"}]),
+        ],
+    )
+    def test_earlier_reasoning_can_be_kept_in_the_text_or_left_out(self, settings: Json, sent: list[Json]):
+        engine = Engine(completion())
+        told = [
+            {"role": "assistant", "content": "4", "reasoning_content": "Hm.", "items": [{"type": "x"}]},
+            {"role": "assistant", "content": "<think>No.</think>5"},
+        ]
+        user = {"role": "user", "content": "<think>?</think>"}
+        ask(engine, {"messages": [user, *told, user]}, path=CHAT, **settings)
+        messages = engine.asked[0]["messages"]
+        assert messages == [user, *({"role": "assistant"} | each for each in sent), user]
+
+    def test_headers_of_ones_own_go_along_and_are_told_to_nobody(self):
+        engine = Engine(lambda _: (400, {"error": {"message": "no tenant-secret-1 here"}}))
+        headers = {"X-Tenant": "tenant-secret-1", "Authorization": "Basic abc"}
+        error = refused(engine, default_headers=headers)
+        assert error["message"] == "no *** here"
+        assert engine.headers[0]["x-tenant"] == "tenant-secret-1"
+        assert (engine.keys, engine.headers[0]["x-rollout-id"]) == ({"Basic abc"}, "r")
+        config = VLLMModel.config_class().from_mapping(
+            {"base_url": engine.url, "model": "m", "default_headers": headers}, where="policy_model"
+        )
+        assert "tenant-secret-1" not in repr(config) and "Basic abc" not in repr(config)
+
+    def test_the_servers_template_settings_yield_to_those_in_metadata_key_by_key(self):
+        engine = Engine(completion())
+        metadata = {
+            "chat_template_kwargs": '{"style": {"b": 2}}',
+            "extra_body": '{"min_p": 0.1, "guided": {"b": 2}}',
+        }
+        settings = {"chat_template_kwargs": {"style": {"a": 1, "b": 1}}, "extra_body": {"guided": {"c": 3}}}
+        ask(engine, QUESTION | {"metadata": metadata}, **settings)
+        sent = engine.asked[0]
+        assert sent["chat_template_kwargs"] == {"style": {"a": 1, "b": 2}}
+        assert (sent["guided"], sent["min_p"]) == ({"b": 2, "c": 3}, 0.1)
+        assert "metadata" not in sent
+
+    def test_template_settings_that_are_no_object_are_refused(self):
+        body = {"messages": [{"role": "user", "content": "?"}], "chat_template_kwargs": "no"}
+        error = refused(Engine(completion()), body, path=CHAT, chat_template_kwargs={"a": 1})
+        assert error["message"] == 'chat_template_kwargs should be an object (got "no")'
+
     def test_a_developer_can_be_sent_as_the_system(self):
         engine = Engine(completion())
         body = {"input": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "?"}]}
@@ -278,6 +332,27 @@ class TestAnswers:
     def test_a_wrong_key_is_told_in_the_engines_words_without_the_key(self):
         error = refused(Engine(lambda _: (401, {"error": {"message": f"no such key: {KEY}"}})))
         assert (error["kind"], error["message"]) == ("unauthorized", "no such key: ***")
+
+
+class TestCounting:
+    def test_tokens_are_counted_as_the_engines_template_has_them(self):
+        rendered: list[Json] = []
+
+        def tokenize(body: Json) -> Reply:
+            rendered.append(body)
+            return 200, {"count": 3, "max_model_len": 9, "tokens": [1, 2, 3]}
+
+        engine = Engine(completion(), tokenize=tokenize)
+        settings = {"chat_template_kwargs": {"think": False}}
+        assert ask(engine, MESSAGES, path=COUNT, **settings) == {"input_tokens": 3}
+        assert rendered[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert (rendered[0]["model"], rendered[0]["chat_template_kwargs"]) == ("m", {"think": False})
+        assert engine.asked == []
+
+    def test_an_engine_that_can_not_is_a_404_that_says_so(self):
+        error = refused(Engine(completion()), MESSAGES, path=COUNT)
+        assert error["type"] == "not_found_error"
+        assert "policy_model can't count tokens before it answers" in error["message"]
 
 
 class TestTokens:
@@ -425,6 +500,14 @@ class TestSettings:
             ({"base_url": []}, "should name at least one URL"),
             ({"base_url": ["http://a/v1", "http://a/v1"]}, "names a URL twice"),
             ({"base_url": "http://a", "modle": "m"}, "did you mean 'model'?"),
+            (
+                {"base_url": "http://a", "is_responses_native": True},
+                "there is no setting 'is_responses_native'",
+            ),
+            (
+                {"base_url": "http://a", "use_completions_api": True},
+                "there is no setting 'use_completions_api'",
+            ),
         ],
     )
     def test_a_wrong_setting_is_named(self, settings: Json, complaint: str):
