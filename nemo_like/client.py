@@ -182,7 +182,7 @@ class Client:
         except orjson.JSONDecodeError as error:
             raise PartError("unreachable", _words(error), where=url) from error
 
-    async def fetch(self, url: str, *, timeout_s: float) -> bytes:
+    async def fetch(self, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None) -> bytes:
         """What a GET of a URL is answered with, whatever its status.
 
         Raises:
@@ -191,7 +191,7 @@ class Client:
         if self._session is None:
             raise RuntimeError("a Client is used inside `async with`")
         try:
-            async with asyncio.timeout(timeout_s), self._session.get(url) as response:
+            async with asyncio.timeout(timeout_s), self._session.get(url, headers=headers) as response:
                 return await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise PartError("unreachable", _words(error), where=url) from error

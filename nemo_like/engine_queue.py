@@ -23,8 +23,9 @@ MISSES = 5
 class EngineQueue:
     """How many requests wait in the engine at a base URL; not asked for ever where it can't say."""
 
-    def __init__(self, client: Client, base_url: str) -> None:
+    def __init__(self, client: Client, base_url: str, api_key: str = "") -> None:
         self._client = client
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         # The endpoints of the API lie under /v1, the metrics beside it.
         self._url = re.sub(r"/v\d+\w*$", "", base_url.rstrip("/")) + "/metrics"
         self._misses = 0
@@ -34,7 +35,9 @@ class EngineQueue:
         if self._misses == MISSES:
             return None
         try:
-            text = (await self._client.fetch(self._url, timeout_s=ASK_S)).decode("utf-8", "replace")
+            text = (await self._client.fetch(self._url, timeout_s=ASK_S, headers=self._headers)).decode(
+                "utf-8", "replace"
+            )
         except (PartError, TimeoutError):
             return None
         length = read_queue(text)

@@ -184,6 +184,7 @@ class Engine:
         while self._process is not None:
             status = await self._process.wait()
             self._ready.clear()
+            _end_session(self._process.pid)
             end = f"{self._noun} {_ended(status)}"
             while True:
                 deaths.append(time.monotonic())
@@ -213,6 +214,7 @@ class Engine:
             # The kernel ends what is on the leash with it.
             process.kill()
             await process.wait()
+            _end_session(process.pid)
 
     def _log_text(self) -> str:
         with self._log_file.open("rb") as file:
@@ -232,6 +234,14 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _end_session(leash: int) -> None:
+    """End what a leash that was killed itself has left: the children of its command."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid := int(entry.name)) == leash:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _ended(status: int) -> str:

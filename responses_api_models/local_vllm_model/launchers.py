@@ -55,7 +55,7 @@ LAUNCHERS: Mapping[str, Launcher] = {
     "sglang": Launcher(
         command=(
             *("{python}", "-m", "sglang.launch_server"),
-            *("--model-path", "{model}", "--served-model-name", "{name}", *HOST),
+            *("--model-path", "{model}", "--served-model-name", "{name}", *HOST, "--enable-metrics"),
         ),
         install='pip install "sglang[all]", or python=… names the interpreter that has it',
     ),
@@ -70,7 +70,7 @@ LAUNCHERS: Mapping[str, Launcher] = {
     "llama_server": Launcher(
         command=(
             *("{python}", str(HERE / "llama_server.py")),
-            *("--model", "{model}", "--alias", "{name}", *HOST),
+            *("--model", "{model}", "--alias", "{name}", *HOST, "--metrics"),
         ),
         key_variable="LLAMA_API_KEY",
         install='pip install "nemo-like[embedded]", or put llama-server onto the PATH',

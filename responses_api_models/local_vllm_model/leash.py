@@ -2,7 +2,8 @@
 
 The pipe's end, be its writer closed or SIGKILLed, ends the command and every process of its session that it
 left: with SIGTERM, and after `GRACE_S` with SIGKILL. Should this process be killed itself, Linux ends the
-command. It needs nothing but Python's standard library.
+command; what that leaves is of this session, and its starter's to end. It needs nothing but Python's standard
+library.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main(command: list[str]) -> int:
             command,
             stdin=subprocess.DEVNULL,
             # The command's own children are found by its process group.
-            start_new_session=True,
+            process_group=0,
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     except OSError as error:

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--cache-type-k", default="f16", help="of the cache's keys: f16, f32, bf16, q8_0")
     parser.add_argument("--cache-type-v", default="f16")
     parser.add_argument("--flash-attn", "-fa", choices=FLASH_ATTENTION, default="auto")
+    parser.add_argument("--metrics", action="store_true", help="tell of the queue at /metrics")
     parser.add_argument("--chat-template", default="")
     parser.add_argument("--chat-template-file", type=Path)
     parser.add_argument("--verbosity", type=int, default=1)
@@ -54,6 +55,7 @@ def main() -> None:
     # Enough to answer /health while every slot is busy.
     params.n_threads_http = options.parallel + 4
     params.prefill_assistant = params.ui = False
+    params.endpoint_metrics = options.metrics
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers
     if key := os.environ.get("LLAMA_API_KEY"):

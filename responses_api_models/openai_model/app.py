@@ -83,7 +83,7 @@ class OpenAIModel(ModelServer[OpenAIConfig]):
             rate=Rate.of(config, workers=client.workers_of(name)),
             headers={key: value.get_secret_value() for key, value in config.default_headers.items()},
         )
-        self._queue = EngineQueue(client, config.openai_base_url)
+        self._queue = EngineQueue(client, config.openai_base_url, config.openai_api_key.get_secret_value())
         bound = config.max_concurrent_requests
         self._slot: AbstractAsyncContextManager[None] = asyncio.Semaphore(bound) if bound else nullcontext()
         self._api = config.api

@@ -138,7 +138,8 @@ class VLLMModel(ModelServer[VLLMConfig]):
         self._rate = Rate.of(config, workers=client.workers_of(name))
         """Of all the engines together."""
         self._replicas = Replicas([self._provider(url) for url in urls])
-        self._queues = [EngineQueue(client, url) for url in urls]
+        key = config.api_key.get_secret_value()
+        self._queues = [EngineQueue(client, url, key) for url in urls]
         given = merged(NEUTRAL, config.sampling_defaults)
         self._neutral: Json = {key: value for key, value in given.items() if value is not None}
         self._defaults = dict(self._neutral)

@@ -52,6 +52,8 @@ class Kind:
     limit: bool = True
     """Whether it refuses a prompt that is too long."""
     seeds: bool = True
+    queue: bool = True
+    """Whether it tells how many requests wait in it."""
     largest_error: float | None = None
     mean_error: float = 0.05
     """Of log-probabilities against a forward pass in float32."""
@@ -125,6 +127,7 @@ KINDS = {
         keys=False,
         limit=False,
         seeds=False,
+        queue=False,
     ),
     "litellm": Kind(
         settings={
@@ -139,6 +142,7 @@ KINDS = {
         },
         # It passes on what OpenAI's answers have.
         tokens=False,
+        queue=False,
         tools=False,
         behind="llama_server",
     ),

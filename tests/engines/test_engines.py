@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,25 @@ def test_a_past_that_is_worded_otherwise_is_kept_or_told(engine: Running, note: 
     note("… also where the text was changed", "kept" if kept else "told")
 
 
+def test_its_queue_is_told(engine: Running, note: Note) -> None:
+    story = {"input": "Tell me a long story about the sea.", "max_output_tokens": 40}
+
+    async def most() -> int:
+        """What is told of twenty requests to an engine that answers two or eight at once."""
+        asked = [asyncio.ensure_future(engine.server.responses(story)) for _ in range(20)]
+        told = 0
+        while not all(each.done() for each in asked):
+            told = max(told, await engine.server.queued())
+        await asyncio.gather(*asked)
+        return told
+
+    if not engine.kind.queue:
+        assert engine.run(engine.server.queued()) is None
+        pytest.skip("this engine tells no queue")
+    assert engine.run(most()) >= 8
+    note("tells its queue", "yes")
+
+
 def test_a_seed_gives_the_same_answer_again(engine: Running, note: Note) -> None:
     needs(engine.kind.seeds, "seeds")
     answers = [
@@ -253,6 +274,18 @@ def test_a_wrong_model_is_one_readable_error(engine: Running, note: Note) -> Non
     note("wrong model", f"{error.status}: {error.message[:60]}".replace("\n", " "))
 
 
+def running_in(session: int) -> list[str]:
+    """The processes of a session; not those that only wait to be reaped."""
+    stats = [read_stat(entry) for entry in Path("/proc").glob("[0-9]*")]
+    return [stat for stat in stats if stat and stat[0] != "Z" and int(stat.split()[3]) == session]
+
+
+def read_stat(entry: Path) -> str:
+    with suppress(OSError):
+        return (entry / "stat").read_text().rpartition(") ")[2]
+    return ""
+
+
 def test_an_engine_that_was_killed_comes_back(engine: Running, note: Note) -> None:
     leash = engine.server.engine.pid
     os.kill(leash, signal.SIGKILL)
@@ -260,4 +293,5 @@ def test_an_engine_that_was_killed_comes_back(engine: Running, note: Note) -> No
     assert "Tokyo" in text_of(engine.ask(CAPITAL))
     assert "Tokyo" in text_of(engine.ask(CAPITAL))
     assert engine.server.engine.pid != leash
+    assert not running_in(leash)
     note("killed, it comes back", "yes")
