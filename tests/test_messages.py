@@ -311,12 +311,14 @@ def told(output: list[Json]) -> list[Any]:
             name = f"{item['namespace']}__{item['name']}" if "namespace" in item else item["name"]
             things.append(("calls", item["call_id"], name, json.loads(item["arguments"])))
         elif item["type"] == "message":
-            spoken = [(content_text([part]), part.get("annotations") or []) for part in item["content"]]
-            things += [("says", *each) for each in spoken]
+            things += [
+                ("says", content_text([part]), part.get("annotations") or None) for part in item["content"]
+            ]
         else:
-            # One that is all there is to it gets another id.
+            # A thought that is all there is to it gets another id, and why it ended is told elsewhere.
             plain = not item.get("encrypted_content") and item.get("content")
-            things.append({key: item[key] for key in item if key != "id"} if plain else item)
+            made = ("id", "status") if plain else ()
+            things.append({key: item[key] for key in item if key not in made})
     return things
 
 
