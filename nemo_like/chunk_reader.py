@@ -122,6 +122,7 @@ class ChunkReader:
         yield from self._say_rest()
         if not self._teller.output or (self._sound and not self._told("message")):
             yield from self._say("output_text", "")
+        yield from self._cite()
         self._add_rest()
         last = self._teller.output[-1]
         if self._choice["finish_reason"] in INCOMPLETE:
@@ -143,6 +144,7 @@ class ChunkReader:
             spoken["logprobs"] = spoken.get("logprobs", []) + self._logprobs
         if self._cited and texts:
             texts[-1]["annotations"] += self._cited
+            self._cited = []
         if self._sound:
             messages[-1].setdefault("audio", self._sound)
 
@@ -161,11 +163,10 @@ class ChunkReader:
         _hear(self._sound, sound)
         for kind, text in self._splitter.feed(text_of(delta.get("content") or sound.get("transcript"))):
             yield from self._say(kind, text)
-            if kind == "output_text" and self._sound:
-                self._teller.output[self._teller.last]["audio"] = self._sound
         self._cited += [flat(each) for each in objects_in(delta.get("annotations"))]
         yield from self._cite()
         if refusal := text_of(delta.get("refusal")):
+            yield from self._say_rest()
             yield from self._say("refusal", refusal)
         if calls := objects_in(delta.get("tool_calls")):
             yield from self._say_rest()
@@ -214,6 +215,9 @@ class ChunkReader:
         """Ends the reasoning or message that is being said."""
         yield from self._cite()
         if self._speaking is not None:
+            item = self._teller.output[self._speaking]
+            if self._sound and item["type"] == "message":
+                item["audio"] = self._sound
             yield from self._teller.end(self._speaking)
         self._speaking = None
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 import orjson
 
 from nemo_like.chat_tools import flat_name
+from nemo_like.dropped import tell_dropped
 from nemo_like.errors import PartError
 from nemo_like.parts import content_of
 from nemo_like.shapes import fields_of, list_at, object_at, objects_in, text_at, text_of, without_nulls
@@ -69,6 +70,8 @@ def to_params(body: Json) -> Json:
     given = without_nulls(body)
     if hosted := [key for key in HOSTED if given.get(key)]:
         raise PartError("bad_request", f"{hosted[0]}: only Anthropic's own service has that")
+    if dropped := DROPPED.intersection(given) - {"stream"}:
+        tell_dropped(dropped)
     messages = list_at(given.pop("messages", None), "messages")
     output = object_at(given.pop("output_config", {}), "output_config")
     thinking = object_at(given.pop("thinking", {}), "thinking")
@@ -181,8 +184,8 @@ def thinking_of(item: Json) -> str:
 
 def signature_of(item: Json) -> str:
     """What has to come back with a reasoning item's text; "" where that is all there is."""
-    plain = not item.get("summary") and not item.get("encrypted_content") and not item.get(SIGNED[0])
-    return "" if plain else _carried(item)
+    more = any(item.get(key) for key in ("summary", "encrypted_content", SIGNED[0]))
+    return _carried(item) if more or len(objects_in(item.get("content"))) > 1 else ""
 
 
 def error_body(error: PartError) -> bytes:

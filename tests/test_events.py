@@ -308,6 +308,15 @@ def test_white_space_before_a_call_is_said_before_it() -> None:
     assert output == to_response(completion({"content": "\n", "tool_calls": [chat_call()]}), {})["output"]
 
 
+def test_white_space_before_a_refusal_is_said_before_it() -> None:
+    chunks = [
+        HEAD | {"choices": [{"index": 0, "delta": delta}]}
+        for delta in ({"content": "\n"}, {"refusal": "No."})
+    ]
+    output = read([*chunks, end()])[-1]["response"]["output"]
+    assert output == to_response(completion({"content": "\n", "refusal": "No."}), {})["output"]
+
+
 def test_a_lone_tag_in_the_middle_is_text() -> None:
     assert streamed(["I ", "<think> so.</think>"])[-1]["response"]["output"][0]["content"][0]["text"] == (
         "I <think> so.</think>"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from nemo_like.chat import to_chat, to_response
 from nemo_like.errors import Kind, PartError, from_wire
 from nemo_like.messages import error_body, to_message, to_params
-from nemo_like.types import Json
+from nemo_like.types import Json, content_text
 
-from .test_chat import FIELDS, anything, call, completion, completions, or_refused_as, says
+from .test_chat import FIELDS, answers, anything, call, completion, completions, or_refused_as, says
 
 USE: Json = {"type": "tool_use", "id": "toolu_1", "name": "add", "input": {"a": 1}}
 
@@ -301,6 +301,32 @@ def test_items_that_messages_has_no_words_for_survive_the_round_trip(output: lis
     )
     message = answered(*output)
     assert items({"role": "assistant", "content": message["content"]}) == output
+
+
+def told(output: list[Json]) -> list[Any]:
+    """What an answer says, one entry a thing: texts in a row are one, as Messages has them."""
+    things: list[Any] = []
+    for item in output:
+        if item["type"] == "function_call":
+            name = f"{item['namespace']}__{item['name']}" if "namespace" in item else item["name"]
+            things.append(("calls", item["call_id"], name, json.loads(item["arguments"])))
+        elif item["type"] == "message":
+            things += [
+                ("says", content_text([part]), part.get("annotations") or None) for part in item["content"]
+            ]
+        else:
+            # A thought that is all there is to it gets another id, and why it ended is told elsewhere.
+            plain = not item.get("encrypted_content") and item.get("content")
+            made = ("id", "status") if plain else ()
+            things.append({key: item[key] for key in item if key not in made})
+    return things
+
+
+@given(answers())
+def test_an_answer_is_the_same_after_going_to_messages_and_back(answer: Json) -> None:
+    content = to_message(answer, {})["content"]
+    back = items({"role": "assistant", "content": content})
+    assert told(back) == told(answer["output"])
 
 
 @given(completions())
