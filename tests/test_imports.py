@@ -78,7 +78,7 @@ HOMES = {
     "hydra": {"compose"},
     "omegaconf": {"compose"},
     "aiohttp": {"client", "provider", "head"},
-    "fastapi": {"server", "viewer.app"},
+    "fastapi": {"server.server", "viewer.app"},
     "uvicorn": {"serve", "viewer.app"},
     "tqdm": {"progress", "generate"},
     "polars": {"problems"},
@@ -97,7 +97,7 @@ HOMES = {
     "langdetect": {"rewards.ifeval_checks"},
     "jsonschema": {"rewards.json_schema"},
 }
-PARTS = ("rewards", "sequence_processing", "viewer", "export", "track")
+PARTS = ("rewards", "server", "sequence_processing", "viewer", "export", "track")
 """Modules that are folders."""
 CONTENT = {"agents", "resources_servers", "responses_api_models", "configs", "data"}
 

@@ -48,6 +48,8 @@ LAUNCHERS: Mapping[str, Launcher] = {
         command=(
             *("{python}", "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", "{model}", "--served-model-name", "{name}", *HOST),
+            # Else the model's generation_config.json bounds every answer, and no answer says so.
+            *("--generation-config", "vllm"),
         ),
         key_variable="VLLM_API_KEY",
         install='pip install "nemo-like[vllm]", or python=… names the interpreter that has it',

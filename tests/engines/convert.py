@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 TEMPLATE = Path(__file__).parent / "hermes.jinja"
+BOUND = 8
 
 
 def main(weights: Path, folder: Path) -> None:
@@ -32,6 +33,8 @@ def main(weights: Path, folder: Path) -> None:
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),
     )
+    # An engine that takes this for an answer's bound, though nobody asked for one, is found out by it.
+    model.generation_config.max_new_tokens = BOUND
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _unquantized(weights, folder / "float32.gguf")

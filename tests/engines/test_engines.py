@@ -19,6 +19,7 @@ import pytest
 
 from nemo_like.errors import PartError
 from tests.conftest import BIN, read_jsonl
+from tests.engines.convert import BOUND
 from tests.engines.engines import CONTEXT, HF_MODEL, ROOT, Running
 
 Json = dict[str, Any]
@@ -256,6 +257,12 @@ def test_a_conversation_that_is_too_long_is_cut_off(engine: Running, note: Note)
 def test_an_answer_may_be_as_long_as_there_is_room(engine: Running) -> None:
     needs(engine.kind.limit, "limit")
     assert "Tokyo" in text_of(engine.ask(CAPITAL, max_output_tokens=10 * CONTEXT))
+
+
+def test_an_answer_has_no_bound_that_nobody_asked_for(engine: Running, note: Note) -> None:
+    response = engine.ask("Tell me about the sea.", max_output_tokens=None)
+    assert response["usage"]["output_tokens"] > BOUND
+    note("leaves the model's own bound of an answer alone", "yes")
 
 
 def test_a_wrong_key_is_one_readable_error(engine: Running, note: Note) -> None:

@@ -86,7 +86,8 @@ class TestCommandLine:
             *("--model", "dir", "--served-model-name", "m"),
             *("--host", "127.0.0.1", "--port", "8"),
         ]
-        assert line[11:] == [
+        assert line[11:13] == ["--generation-config", "vllm"]
+        assert line[13:] == [
             *("--max-model-len", "4096", "--enforce-eager", "--hf-overrides", '{"a":1}'),
             *("-x", "1", "2"),
         ]
