@@ -262,14 +262,20 @@ class VLLMModel(ModelServer[VLLMConfig]):
         asked = self._body(body) | {"stream": True}
         asked |= {key: body[key] for key in ("stream_options",) if key in body}
         async with AsyncExitStack() as stack:
+            yield await self._opened(stack, asked)
+
+    async def _opened(self, stack: AsyncExitStack, asked: Json) -> AsyncGenerator[bytes] | None:
+        while True:
             opening = self._replicas.stream("/chat/completions", asked, key=rollout_id.get())
             try:
                 answer = await stack.enter_async_context(opening)
             except PartError as error:
+                if self._left_out(error, asked):
+                    continue
                 if error.kind not in ("bad_request", "context_overflow"):
                     raise
-                answer = None
-            yield None if isinstance(answer, dict) else answer
+                return None
+            return None if isinstance(answer, dict) else answer
 
     async def _answer(self, asked: Json, past: list[int]) -> Answer:
         body = self._body(asked)
@@ -326,19 +332,23 @@ class VLLMModel(ModelServer[VLLMConfig]):
             return await self._post(body)
 
     async def _post(self, body: Json) -> tuple[Json, Provider]:
-        try:
-            return await self._replicas.post("/chat/completions", body, key=rollout_id.get())
-        except PartError as error:
-            unknown = {key for key in _refused(error, self._neutral) if body.get(key) == self._neutral[key]}
-            if not unknown:
-                raise
-            # Not of the OpenAI API, and this engine does not know it.
-            if unknown & self._defaults.keys():
-                log.warning("%s: %s left out from now on: %s", self.name, ", ".join(sorted(unknown)), error)
-            for key in unknown:
-                self._defaults.pop(key, None)
-                del body[key]
-        return await self._post(body)
+        while True:
+            try:
+                return await self._replicas.post("/chat/completions", body, key=rollout_id.get())
+            except PartError as error:
+                if not self._left_out(error, body):
+                    raise
+
+    def _left_out(self, error: PartError, body: Json) -> bool:
+        """Takes what the engine refuses by name, as it is not of the OpenAI API, out of the body, and out of
+        those to come; whether there was any."""
+        unknown = {key for key in _refused(error, self._neutral) if body.get(key) == self._neutral[key]}
+        if unknown & self._defaults.keys():
+            log.warning("%s: %s left out from now on: %s", self.name, ", ".join(sorted(unknown)), error)
+        for key in unknown:
+            self._defaults.pop(key, None)
+            del body[key]
+        return bool(unknown)
 
     async def _tokenized(self, body: Json) -> Json:
         """The prompt that the chat template makes of a body, as vLLM's `/tokenize` answers it."""

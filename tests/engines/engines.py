@@ -19,6 +19,7 @@ from typing import Any
 from nemo_like.client import Client, rollout_id
 from nemo_like.errors import PartError
 from nemo_like.registry import load_file
+from nemo_like.sse import decoded
 
 ROOT = Path(__file__).parents[2]
 VENVS = ROOT / ".venvs"
@@ -196,13 +197,24 @@ class Running:
 
     def ask_as(self, items: Any = "Hello.", **settings: Any) -> PartError | Json:
         """What a `vllm_model` of these settings makes of the engine: a response, or the error."""
-        given = {"base_url": self.url, "api_key": self.key, "model": self.model, "max_retries": 1} | settings
-        config = vllm_model.VLLMConfig.from_mapping(given, where="policy_model")
-        server = vllm_model.VLLMModel(config, name="policy_model", client=self.client)
         try:
-            return self.run(server.responses({"input": items, "max_output_tokens": 8}))
+            return self.run(self._in_front(**settings).responses({"input": items, "max_output_tokens": 8}))
         except PartError as error:
             return error
+
+    def stream(self, items: Any) -> list[Json]:
+        """The events of a greedy answer."""
+        asked = {"input": items, "temperature": 0, "max_output_tokens": 24}
+
+        async def read() -> list[Json]:
+            return [event async for event in decoded(self._in_front().stream_responses(asked))]
+
+        return self.run(read())
+
+    def _in_front(self, **settings: Any) -> Any:
+        given = {"base_url": self.url, "api_key": self.key, "model": self.model, "max_retries": 1} | settings
+        config = vllm_model.VLLMConfig.from_mapping(given, where="policy_model")
+        return vllm_model.VLLMModel(config, name="policy_model", client=self.client)
 
 
 @contextmanager

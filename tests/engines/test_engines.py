@@ -95,6 +95,15 @@ def test_it_answers_and_says_how_it_was_asked(engine: Running, note: Note) -> No
     note("of top_k, min_p, repetition_penalty it takes", ", ".join(neutral) or "none")
 
 
+def test_a_stream_says_the_same_in_pieces(engine: Running, note: Note) -> None:
+    whole, events = engine.ask(CAPITAL), engine.stream(CAPITAL)
+    assert sum(event["type"] == "response.output_text.delta" for event in events) > 2
+    last = events[-1]["response"]
+    assert (text_of(last), last["status"]) == (text_of(whole), whole["status"])
+    assert last["usage"]["output_tokens"] == whole["usage"]["output_tokens"]
+    note("a stream says the same in pieces", "yes")
+
+
 def test_an_answer_that_is_cut_short_says_so(engine: Running) -> None:
     response = engine.ask("Tell me a long story about the sea.", max_output_tokens=5)
     assert response["status"] == "incomplete"
