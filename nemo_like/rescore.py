@@ -236,6 +236,7 @@ class _Rescoring:
         self.config, self.verifiers, self.stored, self.progress = config, verifiers, stored, progress
         self._streak = Streak()
         self._unwritten = 0
+        self._writing = asyncio.Lock()
 
     async def run(self, store: RolloutStore) -> None:
         """Every owed rollout once, then what failed, until nothing is owed that could succeed."""
@@ -278,9 +279,11 @@ class _Rescoring:
         store.append(table, row)
         self._unwritten += 1
         if self._unwritten >= UNWRITTEN:
-            # Verdicts may come faster than rows are written.
-            self._unwritten = 0
-            await asyncio.to_thread(store.flush)
+            # Verdicts may come faster than rows are written: then all wait for the one who has them written.
+            async with self._writing:
+                if self._unwritten >= UNWRITTEN:
+                    await asyncio.to_thread(store.flush)
+                    self._unwritten = 0
 
     async def _rescored(self, row: Json, job: Job, verifier: Verifier) -> Json:
         start = time.monotonic()
