@@ -113,6 +113,13 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
             "usage": completion["usage"],
         }
 
+    async def count_tokens(self, params: Json) -> int:
+        """Tokens of a Responses-API request as the model reads it, what is said of its tools included."""
+        request = Request.of(chat.to_chat(params))
+        asked = self._asked(request, _toolbox(request))
+        prompt: Json = await self._engine.post("/apply-template", {"messages": asked["messages"]})
+        return len(await self._tokenized(prompt["prompt"]))
+
     async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
         """Events made of llama.cpp's chunks, as those come."""
         asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}
@@ -192,13 +199,16 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
 
     async def _tokens(self, completion: Json) -> Json:
         """Token ids of prompt and answer, and the answer's log-probabilities, as trainers take them."""
-        prompt = {"content": completion["__verbose"]["prompt"], "add_special": True, "parse_special": True}
         entries = completion["choices"][0]["logprobs"]["content"]
         return {
-            "prompt_token_ids": (await self._engine.post("/tokenize", prompt))["tokens"],
+            "prompt_token_ids": await self._tokenized(completion["__verbose"]["prompt"]),
             "generation_token_ids": [entry["id"] for entry in entries],
             "generation_log_probs": [entry["logprob"] for entry in entries],
         }
+
+    async def _tokenized(self, prompt: str) -> list[int]:
+        asked = {"content": prompt, "add_special": True, "parse_special": True}
+        return (await self._engine.post("/tokenize", asked))["tokens"]
 
 
 def _toolbox(request: Request) -> Toolbox | None:

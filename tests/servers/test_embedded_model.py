@@ -125,6 +125,14 @@ class TestEngine:
         assert events[-1]["response"]["output"][-1]["content"][0]["text"] == text_of(whole)
         assert sum(event["type"] == "response.output_text.delta" for event in events) > 3
 
+    @pytest.mark.parametrize(
+        "tools", [[], [{"type": "function", **WEATHER["function"]}]], ids=["text", "tools"]
+    )
+    def test_tokens_are_counted_before_it_answers(self, model: Model, tools: list[Json]) -> None:
+        params = {"input": "What is the weather in Paris?", "tools": tools, "max_output_tokens": 20}
+        counted = model.run(model.server.count_tokens(params))
+        assert counted == model.run(model.server.responses(params))["usage"]["input_tokens"]
+
     def test_calls_and_token_ids_are_streamed_once_they_are_whole(self, model: Model) -> None:
         body = request("What's the weather in Paris?", tools=[WEATHER])
 
