@@ -176,16 +176,18 @@ class TestEngine:
         assert together == [text_of(model.ask_all([each])[0]) for each in requests]
 
     def test_the_event_loop_stays_free_while_it_answers(self, model: Model) -> None:
-        async def longest_gap_s() -> float:
+        async def longest_gap() -> float:
+            """As a share of the time that the answer takes."""
             loop, gap_s = asyncio.get_running_loop(), 0.0
+            start = loop.time()
             answer = loop.create_task(model.server.chat_completions(request(STORY)))
             while not answer.done():
                 before = loop.time()
                 await asyncio.sleep(0)
                 gap_s = max(gap_s, loop.time() - before)
-            return gap_s
+            return gap_s / (loop.time() - start)
 
-        assert model.run(longest_gap_s()) < 0.2
+        assert model.run(longest_gap()) < 0.5
 
     def test_a_request_that_is_given_up_frees_its_slot(self, model: Model) -> None:
         async def give_up_and_ask() -> Json:
