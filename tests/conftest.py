@@ -17,8 +17,10 @@ from hypothesis import settings
 
 from nemo_like.serve import STOP_S
 
-# No test judges by the clock: the machine may be busy with something else.
-settings.register_profile("patient", deadline=None)
+# No test judges by the clock: the machine may be busy with something else. Nor by chance: the same commit has
+# the same examples; `pytest --hypothesis-profile=search` looks for others.
+settings.register_profile("patient", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile("patient")
 
 Json = dict[str, Any]

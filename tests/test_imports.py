@@ -28,6 +28,7 @@ ORDER = [
         "chat_tools",
         "parts",
         "turns",
+        "llama_cpp",
         "extras",
         "chat",
         "messages",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from nemo_like.track.tracker import TrackConfig
 
 from .conftest import Project, write_jsonl
 from .exporting import mixed_rows
+from .wandb_store import logged
 
 SECRET = "s3cret-key"
 
@@ -95,37 +95,12 @@ def test_mlflow_is_told_of_every_setting(tmp_path: Path) -> None:
     db.close()
 
 
-def records(log: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: LevelDB's log format after seven bytes, in blocks of 32 KiB."""
-    at, record = 7, b""
-    while at + 7 <= len(log):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        size, kind = int.from_bytes(log[at + 4 : at + 6], "little"), log[at + 6]
-        record += log[at + 7 : at + 7 + size]
-        at += 7 + size
-        # 1 whole, 2 first, 3 middle, 4 last.
-        if kind in (1, 4):
-            yield record
-            record = b""
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_keeps_an_offline_run(tmp_path: Path) -> None:
-    from wandb.proto import wandb_internal_pb2
-
     where = asyncio.run(track(config(tmp_path, "wandb")))
-    points: list[tuple[int, float]] = []
-    summary: dict[str, str] = {}
-    for data in records(next(Path(where).glob("run-*.wandb")).read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        values = {"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
-        if "avg_reward" in values:
-            points.append((int(values["_step"]), float(values["avg_reward"])))
-        summary |= {"/".join(i.nested_key) or i.key: i.value_json for i in record.summary.update}
+    rows, summary = logged(next(Path(where).glob("run-*.wandb")))
+    points = [(row["_step"], row["avg_reward"]) for row in rows if "avg_reward" in row]
     assert [step for step, _ in points] == [10, 20, 30, 40] and points[-1][1] == 0.35
     assert any("pass@1" in name for name in summary)
     assert len(list(Path(where).rglob("rollouts*.table.json"))) == 1

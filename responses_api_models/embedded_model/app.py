@@ -4,11 +4,10 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from secrets import randbelow
 
 from pydantic import Field
 
-from nemo_like import chat
+from nemo_like import chat, llama_cpp
 from nemo_like.chunk_reader import response_stream
 from nemo_like.client import Client
 from nemo_like.errors import PartError
@@ -19,7 +18,7 @@ from nemo_like.streams import ends_completion, relayed
 from nemo_like.types import Json
 
 from .engine import MODEL, Engine
-from .request import RANDOM_SEED, Request
+from .request import Request
 from .toolbox import Toolbox, in_words
 
 ANSWER_TIMEOUT_S = 1200.0
@@ -88,13 +87,14 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
         with_ids, toolbox = self._with_ids(request), _toolbox(request)
         asked = self._asked(request, toolbox)
         completion = await self._complete(asked)
-        tokens = await self._with_all_tokens(completion, asked) if with_ids else completion
-        choice = completion["choices"][0]
+        choice, logprobs = completion["choices"][0], None
         message: Json = {"role": "assistant", "content": choice["message"].get("content") or ""}
         if toolbox:
             message = toolbox.read(message["content"])
         if with_ids:
-            message |= await self._tokens(tokens)
+            entries, prompt = await self._tokens(completion, request.top_logprobs)
+            message |= llama_cpp.token_fields(prompt, entries)
+            logprobs = _logprobs(entries, request.top_logprobs) if request.logprobs else None
         return {
             "id": completion["id"],
             "object": "chat.completion",
@@ -105,9 +105,7 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
                     "index": 0,
                     "message": message,
                     "finish_reason": "tool_calls" if message.get("tool_calls") else choice["finish_reason"],
-                    "logprobs": _logprobs(tokens["choices"][0], request.top_logprobs)
-                    if request.logprobs
-                    else None,
+                    "logprobs": logprobs,
                 }
             ],
             "usage": completion["usage"],
@@ -168,10 +166,8 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
         if schema is not None:
             asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
         if with_ids:
-            # `verbose` adds the prompt; one candidate is the fewest for which there are log-probabilities.
-            asked |= {"verbose": True, "top_logprobs": max(1, request.top_logprobs)}
-            if request.stop and request.seed is None:
-                asked["seed"] = randbelow(RANDOM_SEED)
+            # One candidate is the fewest for which there are log-probabilities.
+            asked |= llama_cpp.ASKED | {"top_logprobs": max(1, request.top_logprobs)}
         return asked
 
     async def _complete(self, asked: Json) -> Json:
@@ -189,22 +185,12 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
             hint = f"{self.name} has context_tokens={self.config.context_tokens}"
             raise PartError("context_overflow", error.message, where=self.name, hint=hint) from error
 
-    async def _with_all_tokens(self, completion: Json, asked: Json) -> Json:
-        """The completion, or where a stop text ended it one with the tokens of that text too, which llama.cpp
-        leaves out: the same seed says the same again, and is not stopped."""
-        drawn: int = completion["usage"]["completion_tokens"]
-        if not asked["stop"] or len(completion["choices"][0]["logprobs"]["content"]) == drawn:
-            return completion
-        return await self._complete(asked | {"stop": [], "max_tokens": drawn})
-
-    async def _tokens(self, completion: Json) -> Json:
-        """Token ids of prompt and answer, and the answer's log-probabilities, as trainers take them."""
-        entries = completion["choices"][0]["logprobs"]["content"]
-        return {
-            "prompt_token_ids": await self._tokenized(completion["__verbose"]["prompt"]),
-            "generation_token_ids": [entry["id"] for entry in entries],
-            "generation_log_probs": [entry["logprob"] for entry in entries],
-        }
+    async def _tokens(self, completion: Json, top: int) -> tuple[list[Json], list[int]]:
+        """The answer's tokens, with log-probabilities and `top` candidates, and the prompt's ids."""
+        prompt = await self._tokenized(llama_cpp.prompt_of(completion))
+        async with self._slot:
+            post = self._engine.post
+            return await llama_cpp.entries_of(completion, prompt=prompt, post=post, top=top), prompt
 
     async def _tokenized(self, prompt: str) -> list[int]:
         asked = {"content": prompt, "add_special": True, "parse_special": True}
@@ -215,7 +201,6 @@ def _toolbox(request: Request) -> Toolbox | None:
     return Toolbox(request) if request.tools and request.tool_choice != "none" else None
 
 
-def _logprobs(choice: Json, top: int) -> Json:
+def _logprobs(entries: list[Json], top: int) -> Json:
     """Log-probabilities with as many candidates as were asked for."""
-    entries = choice["logprobs"]["content"]
     return {"content": [entry | {"top_logprobs": entry["top_logprobs"][:top]} for entry in entries]}

@@ -73,7 +73,9 @@ class Spoken:
         left = dict(message)
         for key, said in self._said.items():
             whole: str = message.get(key) or ""
-            left[key] = whole.removeprefix(said) if whole.startswith(said) else ""
+            # Beside calls a text has no white space in front; what was said may.
+            begun = said if whole.startswith(said) else said.lstrip()
+            left[key] = whole.removeprefix(begun) if whole.startswith(begun) else ""
         return {key: value for key, value in left.items() if value not in ("", None)}
 
 

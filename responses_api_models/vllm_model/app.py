@@ -13,7 +13,7 @@ from uuid import uuid4
 from prometheus_client import Counter
 from pydantic import Field, SecretStr, field_validator
 
-from nemo_like import chat
+from nemo_like import chat, llama_cpp
 from nemo_like.chunk_reader import response_stream
 from nemo_like.client import Client, rollout_id
 from nemo_like.engine_queue import EngineQueue
@@ -144,6 +144,8 @@ class VLLMModel(ModelServer[VLLMConfig]):
         self._neutral: Json = {key: value for key, value in given.items() if value is not None}
         self._defaults = dict(self._neutral)
         """Of these, what the engine is not known to refuse."""
+        self._asks_tokens = tokens.ASKED if config.return_token_id_information else {}
+        """How the engine is asked for them."""
         self._splices = config.return_token_id_information and config.keep_prompt_prefix
         self._diverged = Counter(
             "nemo_like_prompt_divergences",
@@ -292,12 +294,14 @@ class VLLMModel(ModelServer[VLLMConfig]):
         if not self.config.return_token_id_information:
             return answer
         with blame(answer.where, "bad_response"):
+            if llama_cpp.lacks_details(completion) and not body.keys() >= llama_cpp.ASKED.keys():
+                self._asks_tokens = llama_cpp.ASKED
+                return await self._answer(asked, past)
             return await self._with_tokens(answer, past, keep_logprobs=bool(asked.get("logprobs")))
 
     def _body(self, body: Json) -> Json:
         config = self.config
-        with_tokens = tokens.ASKED if config.return_token_id_information else {}
-        if with_tokens and (body.get("n") or 1) != 1:
+        if config.return_token_id_information and (body.get("n") or 1) != 1:
             raise PartError("bad_request", "n should be 1 where return_token_id_information is on")
         if config.seed is not None and body.get("seed") is None:
             body = body | {"seed": seed_of(config.seed, rollout_id.get(), body.get("messages"))}
@@ -307,7 +311,7 @@ class VLLMModel(ModelServer[VLLMConfig]):
             defaults=self._defaults,
             extra=config.extra_body,
             template=config.chat_template_kwargs,
-            with_tokens=with_tokens,
+            with_tokens=self._asks_tokens,
             reasoning=config.reasoning,
             developer_as_system=config.replace_developer_role_with_system,
         )
@@ -353,16 +357,14 @@ class VLLMModel(ModelServer[VLLMConfig]):
     async def _tokenized(self, body: Json) -> Json:
         """The prompt that the chat template makes of a body, as vLLM's `/tokenize` answers it."""
         asked = {key: body[key] for key in tokens.RENDERED if key in body} | {"model": body["model"]}
-        answer, provider = await self._replicas.post("/tokenize", asked, key=rollout_id.get(), at_root=True)
+        answer = await self._post_at_root("/tokenize", asked)
         if not answer.get("tokens") or not isinstance(answer["tokens"], list):
             # llama.cpp's `/tokenize` wants the text.
-            text, _ = await self._replicas.post("/apply-template", asked, key=rollout_id.get(), at_root=True)
+            text = await self._post_at_root("/apply-template", asked)
             asked = {"content": text.get("prompt"), "add_special": True, "parse_special": True}
-            answer, provider = await self._replicas.post(
-                "/tokenize", asked, key=rollout_id.get(), at_root=True
-            )
+            answer = await self._post_at_root("/tokenize", asked)
         if not isinstance(answer.get("tokens"), list):
-            raise PartError("bad_response", f"no tokens from /tokenize: {answer}", where=provider.base_url)
+            raise PartError("bad_response", f"no tokens from /tokenize: {answer}", where=self.name)
         return answer
 
     async def _with_past(self, body: Json, past: list[int]) -> Json:
@@ -390,9 +392,7 @@ class VLLMModel(ModelServer[VLLMConfig]):
     async def _with_tokens(self, answer: Answer, past: list[int], *, keep_logprobs: bool) -> Answer:
         """The answer with its tokens on the message, where they are of one form whatever the engine."""
         completion, body = answer.completion, answer.body
-        found = tokens.read(completion)
-        if tokens.PROMPT not in found:
-            found[tokens.PROMPT] = (await self._tokenized(body))["tokens"]
+        found = await self._tokens_of(completion, body)
         choice = cast(Json, completion["choices"][0])
         choice["message"] |= found
         completion.pop("prompt_token_ids", None)
@@ -409,6 +409,24 @@ class VLLMModel(ModelServer[VLLMConfig]):
             self._diverged.inc()
             log.warning("%s: a prompt leaves the tokens of the step before at %d", self.name, at)
         return replace(answer, diverges_at=at)
+
+    async def _tokens_of(self, completion: Json, body: Json) -> Json:
+        """What a completion tells of `TOKEN_FIELDS`, and its engine of what is missing."""
+        if llama_cpp.is_whole(completion):
+            prompt = (await self._tokenized(body))["tokens"]
+            top = int(body.get("top_logprobs") or 0)
+            entries = await llama_cpp.entries_of(completion, prompt=prompt, post=self._post_at_root, top=top)
+            completion["choices"][0]["logprobs"] = {"content": entries}
+            del completion[llama_cpp.DETAILS]
+            return llama_cpp.token_fields(prompt, entries)
+        found = tokens.read(completion)
+        if tokens.PROMPT not in found:
+            found[tokens.PROMPT] = (await self._tokenized(body))["tokens"]
+        return found
+
+    async def _post_at_root(self, path: str, body: Json) -> Json:
+        answer, _ = await self._replicas.post(path, body, key=rollout_id.get(), at_root=True)
+        return answer
 
 
 def _cut(model: str) -> Json:

@@ -17,7 +17,7 @@ from nemo_like.types import Json
 
 PROMPT, GENERATION, LOG_PROBS = TOKEN_FIELDS
 ASKED: Json = {"return_token_ids": True, "logprobs": True}
-"""How vLLM and SGLang are asked. llama.cpp has the ids beside the log-probabilities; transformers, none."""
+"""How vLLM and SGLang are asked; and llama.cpp until it is known to be one. transformers has none."""
 RENDERED = (
     *("messages", "tools", "chat_template", "chat_template_kwargs", "add_special_tokens", "documents"),
     *("add_generation_prompt", "continue_final_message", "reasoning_effort"),
@@ -49,8 +49,6 @@ def read(completion: Json) -> Json:
     logprobs = cast(Json, choice.get("logprobs") or {})
     entries = cast(list[Json], logprobs.get("content") or [])
     ids = choice.get("token_ids")
-    if ids is None and entries and all("id" in entry for entry in entries):
-        ids = [entry["id"] for entry in entries]
     if ids is None:
         asked = "return_token_ids and logprobs"
         hint = "it may not have them; return_token_id_information=false asks for none"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -172,6 +173,27 @@ def test_its_token_ids_are_those_of_the_text(engine: Running, note: Note) -> Non
     assert len(prompt) == response["usage"]["input_tokens"]
     assert len(generation) == len(item["generation_log_probs"])
     note("token ids decode to the text", "yes")
+
+
+@needs_weights
+def test_characters_of_several_tokens_have_all_of_them(engine: Running, note: Note) -> None:
+    needs(engine.kind.tokens, "token ids")
+    said: list[str] = []
+    for seed in range(4):
+        question = "Repeat this: 日本語 漢字 😀 中文 한국어"
+        response = engine.ask(question, temperature=1.5, seed=seed, max_output_tokens=80)
+        item = response["output"][-1]
+        generation = item["generation_token_ids"]
+        assert len(generation) == len(item["generation_log_probs"]) == response["usage"]["output_tokens"]
+        said.append(legible(tokenizer().decode(generation, skip_special_tokens=True)))
+        assert said[-1] == legible(text_of(response))
+    assert not "".join(said).isascii()
+    note("every token of a character that has several", "yes")
+
+
+def legible(text: str) -> str:
+    """Bytes that are no characters are not told each alike everywhere; neither is white space at the ends."""
+    return re.sub("\ufffd+", "\ufffd", text).rstrip("\ufffd").strip()
 
 
 @needs_weights

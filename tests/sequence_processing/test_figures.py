@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from nemo_like.sequence_processing import GenerationConfig, SequenceProcessor
 from tests.sequence_processing import tiny
+from tests.wandb_store import logged
 
 
 def processor(log: Any) -> SequenceProcessor:
@@ -61,30 +59,6 @@ def test_weights_and_biases_keeps_them_without_a_network(tmp_path: Path, monkeyp
     with wandb.init(mode="offline", project="test", dir=tmp_path) as run:
         processor(run.log).generate_with_logprobs(tiny.PROMPTS, G=3, seed=1)
     (store,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    rows = list(history(store.read_bytes()))
+    rows, _ = logged(store)
     assert [row["generation/responses"] for row in rows if "generation/responses" in row] == [12]
     assert [row["logprobs/tokens"] > 0 for row in rows if "logprobs/tokens" in row] == [True]
-
-
-def history(data: bytes) -> Iterator[dict[str, Any]]:
-    """What was logged into a store of Weights & Biases: protobufs in a log of LevelDB, behind a header."""
-    from wandb.proto import wandb_internal_pb2
-
-    assert data.startswith(b":W&B")
-    at, record, BLOCK, HEADER = 7, b"", 32_768, 7
-    while at + HEADER <= len(data):
-        if BLOCK - at % BLOCK < HEADER:
-            at += BLOCK - at % BLOCK
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        record += data[at + HEADER : at + HEADER + length]
-        at += HEADER + length
-        if kind in (1, 4):  # whole, or the last piece
-            parsed = wandb_internal_pb2.Record()
-            parsed.ParseFromString(record)
-            record = b""
-            if parsed.WhichOneof("record_type") == "history":
-                yield {
-                    item.key or "/".join(item.nested_key): orjson.loads(item.value_json)
-                    for item in parsed.history.item
-                }

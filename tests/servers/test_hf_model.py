@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nemo_like.client import Client
@@ -485,6 +485,7 @@ CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 
 
 class TestSpeaking:
+    @example(parts=["\n\n", "hm ", CALL, "<think>"], sizes=[1], thinking=False, tools=True, stops=False)
     @given(
         parts=st.lists(st.sampled_from([*PIECES, CALL]), max_size=8),
         sizes=st.lists(st.integers(1, 5), min_size=1),

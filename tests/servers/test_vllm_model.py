@@ -376,17 +376,35 @@ class TestTokens:
         assert answer["choices"][0]["message"]["generation_token_ids"] == [3]
         assert "token_ids" not in answer["choices"][0] and "prompt_token_ids" not in answer
 
-    def test_llama_cpp_tells_those_of_the_prompt_elsewhere(self):
+    def test_llama_cpp_is_asked_again_for_all_of_them_and_from_then_on_at_once(self):
+        """It tells the log-probability of the second of three tokens; the others are candidates at their
+        places, the last an unlikely one."""
+
         def tokenized(body: Json) -> Reply:
-            return 200, {"tokens": [1, 2]} if body.get("content") == "<user>?" else {}
+            return 200, {"tokens": {"<user>?": [1, 2], ".": [0]}.get(body.get("content"), [])}
+
+        def candidates(body: Json) -> Reply:
+            assert body["logit_bias"] == [[0, 1000.0]] and body["n_predict"] == 1
+            at = len(body["prompt"])
+            likely = [{"id": {2: 3, 4: 9}[at], "logprob": -0.3}]
+            likely += [{"id": 3, "logprob": -9.0}] * (at == 4 and body["n_probs"] > 1000)
+            return 200, {"completion_probabilities": [{"id": 0, "logprob": -20, "top_logprobs": likely}]}
+
+        def whole(body: Json) -> Reply:
+            details = {"__verbose": {"prompt": "<user>?", "tokens": [3, 4, 3]}} if "verbose" in body else {}
+            choice = {"logprobs": logprobs(4, with_id=True)}
+            return 200, completion(choice=choice, timings={}, usage={"prompt_tokens": 2}, **details)
 
         engine = Engine(
-            completion(choice={"logprobs": logprobs(3, 4, with_id=True)}),
+            whole,
             apply_template=lambda _: (200, {"prompt": "<user>?"}),
             tokenize=tokenized,
+            completion=candidates,
         )
         item = ask(engine, return_token_id_information=True)["output"][-1]
-        assert (item["prompt_token_ids"], item["generation_token_ids"]) == ([1, 2], [3, 4])
+        assert (item["prompt_token_ids"], item["generation_token_ids"]) == ([1, 2], [3, 4, 3])
+        assert item["generation_log_probs"] == [-0.3, -0.4, -9.0]
+        assert ["return_tokens" in body for body in engine.asked] == [False, True]
 
     def test_an_engine_without_them_is_an_error_that_says_so(self):
         error = refused(Engine(completion()), return_token_id_information=True)
