@@ -8,7 +8,7 @@ from typing import Any
 
 from nemo_like.chat import INCOMPLETE, logprobs_of, response_of, stem_of
 from nemo_like.chat_tools import flat, names_of
-from nemo_like.errors import PartError
+from nemo_like.errors import PartError, blame
 from nemo_like.response_events import Teller, beginning_of, ending_of, failure_of
 from nemo_like.shapes import fields_of, object_at, objects_in, text_of
 from nemo_like.sse import encoded
@@ -261,12 +261,20 @@ class ChunkReader:
 
 
 async def read_chunks(chunks: AsyncIterable[Json], params: Json) -> AsyncGenerator[Json]:
-    """Chunks → Responses events, as they come; `params` is the request that they answer."""
+    """Chunks → Responses events, as they come; `params` is the request that they answer.
+
+    Raises:
+        PartError: as `ChunkReader`; `bad_response` where a chunk holds nonsense.
+    """
     reader = ChunkReader(params)
     async for chunk in chunks:
-        for event in reader.read(chunk):
+        with blame("", "bad_response"):
+            events = [*reader.read(chunk)]
+        for event in events:
             yield event
-    for event in reader.end():
+    with blame("", "bad_response"):
+        events = [*reader.end()]
+    for event in events:
         yield event
 
 

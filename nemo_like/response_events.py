@@ -42,6 +42,7 @@ PARTS = {
 DELTAS = {f"response.{words.delta}.delta": kind for kind, words in PARTS.items()}
 """The event that holds a piece of a part → the part's type."""
 ARGUMENTS = "response.function_call_arguments.delta"
+PIECES = {*DELTAS, ARGUMENTS}
 ANNOTATED = "response.output_text.annotation.added"
 ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"
 ENDINGS = ("response.completed", "response.incomplete")
@@ -214,9 +215,11 @@ async def whole(events: AsyncIterable[Json]) -> AsyncGenerator[Json]:
         kind, at = text_of(event.get("type")), event.get("output_index", 0)
         if failure := failure_of(event):
             raise failure
+        if not isinstance(at, int) or (kind in PIECES and not isinstance(event.get("delta"), str)):
+            raise PartError("bad_response", f"an event is not as it should be: {event!s:.200}")
         if kind == ADDED:
             begun.add(at)
-        elif kind in DELTAS or kind == ARGUMENTS:
+        elif kind in PIECES:
             said[at, kind] += len(text_of(event.get("delta")))
         elif kind == ANNOTATED:
             said[at, kind] += 1

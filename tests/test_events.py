@@ -16,7 +16,7 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from nemo_like.chat import to_completion, to_response
-from nemo_like.chunk_reader import ChunkReader
+from nemo_like.chunk_reader import ChunkReader, response_stream
 from nemo_like.chunks import ChunkWriter, chunks_of
 from nemo_like.errors import PartError
 from nemo_like.message_events import MessageWriter
@@ -392,6 +392,13 @@ def test_calls_of_a_namespace_are_named_so_in_a_stream() -> None:
     assert calls[0]["function"]["name"] == "crm__find"
 
 
+@pytest.mark.parametrize("odd", [{"output_index": [0]}, {"delta": None}])
+def test_nonsense_in_an_event_is_a_bad_response(odd: Json) -> None:
+    with pytest.raises(PartError) as raised:
+        in_full([{"type": "response.output_text.delta", "output_index": 0, "delta": "Fo"} | odd])
+    assert raised.value.kind == "bad_response" and "as it should be" in raised.value.message
+
+
 def end(finish: str = "stop") -> Json:
     return HEAD | {"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
 
@@ -401,6 +408,29 @@ def test_a_stream_without_an_end_is_no_answer() -> None:
         read([HEAD | {"choices": [{"index": 0, "delta": {"content": "Fo"}}]}])
     with pytest.raises(PartError, match="ended before the answer did"):
         in_full([{"type": "response.created", "response": {"id": "resp_1"}}])
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"delta": {}, "finish_reason": ["stop"]},
+        {"delta": {"tool_calls": [{"index": [0], "id": "c", "function": {"name": "f"}}]}},
+        {"delta": {"generation_token_ids": 7}},
+        {"delta": "Fo"},
+        {"delta": {}, "logprobs": [0.5]},
+    ],
+)
+def test_nonsense_in_a_chunk_is_a_bad_response(choice: Json) -> None:
+    async def chunks() -> AsyncIterator[Json]:
+        yield HEAD | {"choices": [{"finish_reason": "stop"} | choice]}
+
+    async def run() -> None:
+        async for _ in response_stream(chunks(), {}):
+            pass
+
+    with pytest.raises(PartError) as raised:
+        asyncio.run(run())
+    assert raised.value.kind == "bad_response"
 
 
 @pytest.mark.parametrize(

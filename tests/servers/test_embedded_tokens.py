@@ -79,7 +79,8 @@ def test_token_ids_decode_to_what_was_read_and_said(model: Model, body: Json) ->
     elif stop := body.get("stop"):
         content = legible(message["content"])
         assert said.startswith(content)
-        assert any(text in said[len(content) :] for text in stop)
+        rest = said[len(content) :]
+        assert any(text in rest for text in stop) or rest in ("", "<|im_end|>")
     else:
         # The text ends before a character that the bound cut in two, and before white space after a schema's.
         said = re.sub(r"<\|(im_end|endoftext)\|>$", "", said)
