@@ -1,17 +1,16 @@
 """Collecting: every rollout that is owed, in parallel, into the rollouts file.
 
-`plan` says what is owed, `for_each` does it a bounded number at a time, `store` keeps it. A rollout that
+`plan` says what is owed, `in_passes` does it a bounded number at a time, `store` keeps it. A rollout that
 fails is data; what failed is tried again after the first pass. When everything fails in the same way the run
 stops early.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,7 @@ from nemo_like.client import Client, rollout_id
 from nemo_like.environment_metrics import environment_metrics
 from nemo_like.errors import PartError, StoreError, UsageError, did_you_mean
 from nemo_like.fingerprint import Agent, settle
+from nemo_like.passes import Progress, in_passes
 from nemo_like.plan import DEFAULT_REPEATS, Counts, Failed, Job, Plan
 from nemo_like.provider import THROTTLED_STATUS
 from nemo_like.recipe import Recipe
@@ -31,9 +31,9 @@ from nemo_like.settings import Settings
 from nemo_like.skills import SkillsConfig
 from nemo_like.store import Files, RolloutStore, write_whole
 from nemo_like.streak import Streak
-from nemo_like.types import Json, Scored
+from nemo_like.types import Json
 from nemo_like.window import LARGEST, Load, Window, heeding
-from nemo_like.workers import for_each, prepare_for_many
+from nemo_like.workers import prepare_for_many
 
 log = logging.getLogger(__name__)
 
@@ -103,23 +103,6 @@ class CollectConfig(Settings):
         return value
 
 
-@dataclass(slots=True)
-class Progress:
-    """What a run looks like while it goes on."""
-
-    counts: Counts
-    """As the run began."""
-    running: metrics.Running
-    done: int = 0
-    """Rollouts that this run has on disk."""
-    failed: int = 0
-    """Attempts that failed in this run."""
-    in_flight: dict[str, float] = field(default_factory=dict[str, float])
-    """Rollout id → when it began, monotonic seconds."""
-    window: Window | None = None
-    """How many may be in flight, where that adapts."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collected:
     """What a run ended with."""
@@ -162,19 +145,6 @@ async def collect(
     files = Files(config.output_jsonl_fpath)
     window = _check_files(config, input_file)
     _check_repeats(config, agents)
-    loop = asyncio.get_running_loop()
-    # Filled below: the store begins to write, and so to call back, only after that.
-    progress: Progress
-
-    def count(scored: list[Scored]) -> None:
-        for one in scored:
-            progress.running.add(one)
-        progress.done += len(scored)
-        on_progress(progress)
-
-    def on_durable(scored: list[Scored]) -> None:
-        loop.call_soon_threadsafe(count, scored)
-
     with (
         Plan(
             input_file,
@@ -185,7 +155,7 @@ async def collect(
             max_attempts=config.max_attempts,
             skip_bad_rows=config.on_bad_row == "skip",
         ) as plan,
-        RolloutStore(config.output_jsonl_fpath, on_durable) as store,
+        RolloutStore(config.output_jsonl_fpath) as store,
     ):
         if config.overwrite:
             store.clear()
@@ -194,7 +164,7 @@ async def collect(
         settle(files, mine, recipe.identity, run)
         _write_skipped(files.skipped, plan)
         progress = Progress(plan.counts(), metrics.Running(**plan.sums()), window=window)
-        on_progress(progress)
+        progress.follow(store, on_progress)
         aggregated: dict[str, Json | None] = {}
         try:
             async with heeding(window, load, lambda: len(progress.in_flight)):
@@ -230,17 +200,17 @@ class _Collector:
         self._streak = Streak()
 
     async def run(self, store: RolloutStore) -> None:
-        """Every owed rollout once, then what failed, until nothing is owed that could succeed."""
+        """Attempt what is owed."""
         window = self.progress.window
         concurrency = self.config.num_samples_in_parallel or 1 if window is None else lambda: window.size
-        for pass_number in range(self.config.max_attempts):
-            before = self.progress.failed
-            jobs = self.plan.owed(again=pass_number > 0)
-            await for_each(jobs, lambda job: self._attempt(store, job), concurrency)
-            # The next pass reads the index.
-            await asyncio.to_thread(store.flush)
-            if self.progress.failed == before:
-                return
+        await in_passes(
+            self.plan.owed,
+            lambda job: self._attempt(store, job),
+            concurrency,
+            store=store,
+            progress=self.progress,
+            most=self.config.max_attempts,
+        )
 
     async def _attempt(self, store: RolloutStore, job: Job) -> None:
         """One attempt at one rollout: a row in the rollouts or in the failures."""

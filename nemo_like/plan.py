@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby, islice
@@ -117,6 +117,19 @@ class Job:
     attempts: int
     """Failed attempts so far that count."""
 
+    @classmethod
+    def of(cls, columns: Iterable[Any]) -> Self:
+        """Of the columns of a query, which are in this order."""
+        return cls(**dict(zip(cls.__slots__, columns, strict=True)))
+
+    def row(self, file: int) -> Json | None:
+        """The row at its place in an open file; None where there is none."""
+        try:
+            row = orjson.loads(os.pread(file, self.length, self.offset))
+        except orjson.JSONDecodeError:
+            return None
+        return cast(Json, row) if isinstance(row, dict) else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
@@ -216,17 +229,7 @@ class Plan:
         step = max(1, JOBS_AT_ONCE // self._asked["most_repeats"])
         for first in range(0, last + 1, step):
             chunk = {"first": first, "last": first + step - 1, "again": again}
-            for row in self._db.execute(OWED, self._asked | chunk).fetchall():
-                index, key, rollout, agent, offset, length, attempts = row
-                yield Job(
-                    task_index=index,
-                    task_key=key,
-                    rollout_index=rollout,
-                    agent=agent,
-                    offset=offset,
-                    length=length,
-                    attempts=attempts,
-                )
+            yield from map(Job.of, self._db.execute(OWED, self._asked | chunk).fetchall())
 
     def task(self, job: Job) -> Json:
         """The row of a job.
@@ -234,14 +237,10 @@ class Plan:
         Raises:
             StoreError: the input file is not what it was when it was planned.
         """
-        line = os.pread(self._input, job.length, job.offset)
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            row = None
-        if not isinstance(row, dict) or task_hash(cast(Json, row)) != job.task_key.partition("-")[0]:
+        row = job.row(self._input)
+        if row is None or task_hash(row) != job.task_key.partition("-")[0]:
             raise StoreError(f"{self.file} was changed while it was being collected; run the command again")
-        return cast(Json, row)
+        return row
 
     def agents(self) -> list[str]:
         """The agents that the tasks are for."""

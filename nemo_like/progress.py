@@ -13,8 +13,8 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from nemo_like.client import Client
-from nemo_like.collect import Progress
 from nemo_like.head import ServerInfo
+from nemo_like.passes import Progress
 from nemo_like.watch import oldest
 
 TICK_S = 2.0

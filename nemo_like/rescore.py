@@ -1,6 +1,6 @@
 """Rescoring: stored rollouts get the verdict of any verifier, without being generated again.
 
-`stored` says what is owed, `for_each` does it a bounded number at a time, the store keeps it, beside the old
+`stored` says what is owed, `in_passes` does it a bounded number at a time, the store keeps it, beside the old
 verdict. A verdict that fails is data, and is tried again after the first pass.
 """
 
@@ -21,18 +21,17 @@ from pydantic import Field
 from nemo_like import metrics
 from nemo_like.answered import REWARD_FN_KEY, VERIFIER, parts_of, response_of, task_of
 from nemo_like.client import rollout_id
-from nemo_like.collect import Progress
 from nemo_like.errors import PartError, UsageError
 from nemo_like.fingerprint import RESCORED, settle_rescoring
+from nemo_like.passes import Progress, in_passes
 from nemo_like.plan import Counts, Failed, Job
 from nemo_like.record import as_failure, as_rescored, as_rescored_sample
 from nemo_like.settings import Settings
 from nemo_like.store import Files, RolloutStore, Table, write_whole
 from nemo_like.stored import Only, StoredRollouts
 from nemo_like.streak import Streak
-from nemo_like.types import Json, Scored
+from nemo_like.types import Json
 from nemo_like.verifiers import Function, Verifier, Verifiers
-from nemo_like.workers import for_each
 
 DEFAULT_CONCURRENCY = 64
 UNWRITTEN = 2000
@@ -176,19 +175,6 @@ async def rescore(
     """
     files = Files(config.output_jsonl_fpath)
     _check_files(config)
-    loop = asyncio.get_running_loop()
-    # Filled below: the store begins to write, and so to call back, only after that.
-    progress: Progress
-
-    def count(scored: list[Scored]) -> None:
-        for one in scored:
-            progress.running.add(one)
-        progress.done += len(scored)
-        on_progress(progress)
-
-    def on_durable(scored: list[Scored]) -> None:
-        loop.call_soon_threadsafe(count, scored)
-
     files.rollouts.parent.mkdir(parents=True, exist_ok=True)
     with (
         StoredRollouts(
@@ -200,7 +186,7 @@ async def rescore(
             check_agent=verifiers.of,
             is_current=lambda agent, verifier: _is_kept(config, verifiers.of(agent), verifier),
         ) as stored,
-        RolloutStore(files.rollouts, on_durable) as store,
+        RolloutStore(files.rollouts) as store,
     ):
         if config.overwrite:
             store.clear()
@@ -209,7 +195,7 @@ async def rescore(
         kind: Json = {RESCORED: stored.first_row, "num_repeats": config.num_repeats}
         settle_rescoring(files, kind | ids | made_with, run, config.rollouts)
         progress = Progress(stored.counts(), metrics.Running(**stored.sums()))
-        on_progress(progress)
+        progress.follow(store, on_progress)
         try:
             await _Rescoring(config, verifiers, stored, progress).run(store)
         finally:
@@ -239,15 +225,15 @@ class _Rescoring:
         self._writing = asyncio.Lock()
 
     async def run(self, store: RolloutStore) -> None:
-        """Every owed rollout once, then what failed, until nothing is owed that could succeed."""
-        for pass_number in range(self.config.max_attempts):
-            before = self.progress.failed
-            jobs = self.stored.owed(again=pass_number > 0)
-            await for_each(jobs, lambda job: self._attempt(store, job), self.config.num_samples_in_parallel)
-            # The next pass reads the index.
-            await asyncio.to_thread(store.flush)
-            if self.progress.failed == before:
-                return
+        """Attempt what is owed."""
+        await in_passes(
+            self.stored.owed,
+            lambda job: self._attempt(store, job),
+            self.config.num_samples_in_parallel,
+            store=store,
+            progress=self.progress,
+            most=self.config.max_attempts,
+        )
 
     async def _attempt(self, store: RolloutStore, job: Job) -> None:
         """One attempt at one rollout: a row in the rescored ones or in the failures."""

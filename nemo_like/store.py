@@ -76,9 +76,9 @@ class RolloutStore:
     `on_durable` is called, from the writing thread, with the rollouts that are on disk for good.
     """
 
-    def __init__(self, path: Path, on_durable: Callable[[list[Scored]], None] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.files = Files(path)
-        self._on_durable = on_durable
+        self.on_durable: Callable[[list[Scored]], None] = lambda _: None
         self._queue: queue.SimpleQueue[tuple[Table, Json] | threading.Event | None] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._error: StoreError | None = None
@@ -182,8 +182,8 @@ class RolloutStore:
     def _sync(self, scored: list[Scored]) -> None:
         for log in self._logs.values():
             log.sync()
-        if self._on_durable is not None and scored:
-            self._on_durable(scored)
+        if scored:
+            self.on_durable(scored)
 
 
 class _Log:

@@ -7,7 +7,6 @@ without a name that goes with this process.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import tempfile
 from collections import Counter
@@ -209,16 +208,7 @@ class StoredRollouts:
         for first in range(0, last + 1, BATCH):
             asked = {"first": first, "last": first + BATCH - 1, "again": again}
             rows = self._db.execute(OWED, asked | {"max_attempts": self._max_attempts}).fetchall()
-            for index, key, rollout, agent, offset, length, attempts in rows:
-                yield Job(
-                    task_index=index,
-                    task_key=key,
-                    rollout_index=rollout,
-                    agent=agent,
-                    offset=offset,
-                    length=length,
-                    attempts=attempts,
-                )
+            yield from map(Job.of, rows)
 
     def row(self, job: Job) -> Json:
         """The row of a rollout.
@@ -226,14 +216,10 @@ class StoredRollouts:
         Raises:
             StoreError: the file is not what it was.
         """
-        line = os.pread(self._file.fileno(), job.length, job.offset)
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            row = None
-        if not isinstance(row, dict) or identity_of(cast(Json, row)) != (job.task_key, job.rollout_index):
+        row = job.row(self._file.fileno())
+        if row is None or identity_of(row) != (job.task_key, job.rollout_index):
             raise StoreError(f"{self.path} was changed while it was being rescored; run the command again")
-        return cast(Json, row)
+        return row
 
     def agents(self) -> list[str]:
         """Whose rollouts they are."""

@@ -50,7 +50,7 @@ ORDER = [
     ),
     *("index", "store", "plan", "estimates", "columns", "metrics", "query"),
     *("prompt_config", "skills", "recipe", "record", "journal", "fingerprint", "shards", "merge"),
-    *("reward_profile", "environment_metrics", "window", "streak", "collect", "watch", "progress"),
+    *("reward_profile", "environment_metrics", "window", "streak", "passes", "collect", "watch", "progress"),
     *("prompts", "table", "endpoints", "generate_options", "generated"),
     *("drawing", "local_model", "local_endpoint", "generate"),
     *("rollout_table", "stored", "verifiers", "rescore", "compare", "compare_plot"),

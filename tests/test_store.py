@@ -46,7 +46,8 @@ def true_entries(path: Path) -> list[tuple[str, int, int, int]]:
 
 def append(path: Path, rows: list[Json]) -> list[Scored]:
     durable: list[Scored] = []
-    with RolloutStore(path, durable.extend) as store:
+    with RolloutStore(path) as store:
+        store.on_durable = durable.extend
         for row in rows:
             store.append("rollouts", row)
     return durable
@@ -188,7 +189,8 @@ def test_a_full_disk_loses_no_whole_row_and_tears_none(tmp_path: Path) -> None:
 
 
 def fill_up(path: Path, durable: list[Scored]) -> None:
-    with RolloutStore(path, durable.extend) as store:
+    with RolloutStore(path) as store:
+        store.on_durable = durable.extend
         for number in range(3000):
             store.append("rollouts", rollout_row(f"k{number}", text="x" * 1000))
             store.flush()
@@ -202,7 +204,8 @@ def test_a_row_is_durable_before_it_is_reported(tmp_path: Path) -> None:
         seen.append(path.read_bytes().count(b"\n"))
         assert seen[-1] >= len(scored)
 
-    with RolloutStore(path, on_durable) as store:
+    with RolloutStore(path) as store:
+        store.on_durable = on_durable
         store.append("rollouts", rollout_row("a"))
         store.flush()
         assert seen == [1]
