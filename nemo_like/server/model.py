@@ -30,7 +30,8 @@ class ModelServer(Server[ModelConfigT]):
     follows, and so do Anthropic's Messages and all their streams.
 
     A stream of an engine that has none is its finished answer in events. One that has writes
-    `stream_responses` or `stream_chat_completions`: bytes of that API's events, as they come.
+    `stream_responses` or `stream_chat_completions`: bytes of that API's events, as they come; or both by one
+    method, as a `ChunkedModelServer`.
     """
 
     kind = "responses_api_models"

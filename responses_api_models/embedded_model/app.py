@@ -3,18 +3,15 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 from pydantic import Field
 
 from nemo_like import chat, llama_cpp
-from nemo_like.chunk_reader import response_stream
 from nemo_like.client import Client
 from nemo_like.errors import PartError
 from nemo_like.provider import Provider
-from nemo_like.server import ModelConfig, ModelServer
-from nemo_like.sse import decoded
-from nemo_like.streams import ends_completion, relayed
+from nemo_like.server import ChunkedModelServer, ModelConfig
 from nemo_like.types import Json
 
 from .engine import MODEL, Engine
@@ -46,7 +43,7 @@ class EmbeddedConfig(ModelConfig):
     """Let llama.cpp write its log."""
 
 
-class EmbeddedModel(ModelServer[EmbeddedConfig]):
+class EmbeddedModel(ChunkedModelServer[EmbeddedConfig]):
     """SmolLM2-135M-Instruct: no key, no GPU, no download."""
 
     @asynccontextmanager
@@ -118,27 +115,8 @@ class EmbeddedModel(ModelServer[EmbeddedConfig]):
         prompt: Json = await self._engine.post("/apply-template", {"messages": asked["messages"]})
         return len(await self._tokenized(prompt["prompt"]))
 
-    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
-        """Events made of llama.cpp's chunks, as those come."""
-        asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}
-        async with self._chunks(asked) as chunks:
-            whole = chunks is None
-            events = super().stream_responses(params) if whole else response_stream(decoded(chunks), params)
-            async with aclosing(events):
-                async for event in events:
-                    yield event
-
-    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
-        """llama.cpp's chunks as they come."""
-        async with self._chunks(body) as chunks:
-            whole = chunks is None
-            pieces = super().stream_chat_completions(body) if whole else relayed(chunks, ends_completion)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    yield piece
-
     @asynccontextmanager
-    async def _chunks(self, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | None]:
+    async def chunks(self, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | None]:
         """What llama.cpp streams; None where an answer is read when it is whole: with tools or token ids."""
         request = Request.of(body)
         if self._with_ids(request) or _toolbox(request):

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -14,17 +14,14 @@ from prometheus_client import Counter
 from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat, llama_cpp
-from nemo_like.chunk_reader import response_stream
 from nemo_like.client import Client, rollout_id
 from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
 from nemo_like.provider import Provider, base_url_of
 from nemo_like.rate import Rate, RateConfig
 from nemo_like.replicas import Replicas
-from nemo_like.server import ModelConfig, ModelServer
+from nemo_like.server import ChunkedModelServer, ModelConfig
 from nemo_like.shapes import TEXT_PARTS
-from nemo_like.sse import decoded
-from nemo_like.streams import ends_completion, relayed
 from nemo_like.types import Json, merged
 
 from . import tokens
@@ -129,7 +126,7 @@ class Answer:
     """The first token of its prompt that is not the one of the step before."""
 
 
-class VLLMModel(ModelServer[VLLMConfig]):
+class VLLMModel(ChunkedModelServer[VLLMConfig]):
     """Chat Completions of one engine or several; a rollout stays with one, for its prefix cache."""
 
     def __init__(self, config: VLLMConfig, *, name: str, client: Client) -> None:
@@ -231,31 +228,8 @@ class VLLMModel(ModelServer[VLLMConfig]):
                 raise
             return await super().count_tokens(params)
 
-    async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
-        """Events made of the engine's chunks, as those come."""
-        asked = chat.to_chat(params) | {"stream_options": {"include_usage": True}}
-        async with self._chunks(asked) as chunks:
-            if chunks is None:
-                events = super().stream_responses(params)
-            else:
-                events = response_stream(decoded(chunks), params)
-            async with aclosing(events):
-                async for event in events:
-                    yield event
-
-    async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
-        """The engine's chunks as they come."""
-        async with self._chunks(body) as chunks:
-            if chunks is None:
-                pieces = super().stream_chat_completions(body)
-            else:
-                pieces = relayed(chunks, ends_completion)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    yield piece
-
     @asynccontextmanager
-    async def _chunks(self, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | None]:
+    async def chunks(self, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | None]:
         """What the engine streams; None where its whole answer is wanted: for its token ids, and after a
         refusal, which a whole answer knows how to mend."""
         if self.config.return_token_id_information:
