@@ -11,6 +11,7 @@ model.replace_weights(model.read_weights("path/of/a/checkpoint"))
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, cast
 import torch
 import transformers
 from safetensors import SafetensorError
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from nemo_like.drawing import Draw, Ends, LogprobsMode, Wanted, listed
 from nemo_like.errors import PartError, UsageError, did_you_mean
@@ -29,6 +31,11 @@ hf: Any = transformers
 
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, EOFError, ImportError, SafetensorError)
 """What transformers raises where a model can't be loaded."""
+
+NO_CHARACTER = "\ufffd"
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
+BYTE_OF: dict[str, int] = {letter: byte for byte, letter in bytes_to_unicode().items()}
+"""GPT-2's alphabet: a letter for each byte."""
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Weights = dict[str, torch.Tensor]
@@ -46,6 +53,19 @@ class Answer:
     top_logprobs: list[list[tuple[int, float]]]
     """(token, log-probability) of the likeliest of each step, where they were wanted."""
     finish_reason: Literal["stop", "length"]
+
+
+def bytes_of(tokenizer: Any, token: int) -> bytes:
+    """A token's bytes; the vocabulary has parts of characters in GPT-2's alphabet, or as `<0xE6>`."""
+    text = str(tokenizer.decode([token]))
+    if NO_CHARACTER not in text:
+        return text.encode()
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if found := BYTE_PIECE.fullmatch(piece):
+        return bytes.fromhex(found[1])
+    if all(letter in BYTE_OF for letter in piece):
+        return bytes(BYTE_OF[letter] for letter in piece)
+    return text.encode()
 
 
 class OutOfMemory(Exception):
@@ -130,6 +150,10 @@ class LocalModel:
     def token_text(self, token: int) -> str:
         """One token as text, special ones too."""
         return str(self.tokenizer.decode([token]))
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token; of a part of a character its own, which are no text."""
+        return bytes_of(self.tokenizer, token)
 
     def generate(self, wanted: Sequence[Wanted]) -> list[Answer | PartError]:
         """A batch of prompts continued, each until its own end, or why one is not; a prompt has a token at

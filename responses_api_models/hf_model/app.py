@@ -320,8 +320,8 @@ class HFModel(ModelServer[HFConfig]):
 
     def _logprobs(self, answer: "Answer") -> Json:
         def entry(token: int, logprob: float) -> Json:
-            text = self._model.token_text(token)
-            return {"id": token, "token": text, "logprob": logprob, "bytes": [*text.encode()]}
+            text, its_bytes = self._model.token_text(token), self._model.token_bytes(token)
+            return {"id": token, "token": text, "logprob": logprob, "bytes": [*its_bytes]}
 
         tops = answer.top_logprobs or [[]] * len(answer.tokens)
         each = zip(answer.tokens, answer.logprobs, tops, strict=True)

@@ -638,3 +638,32 @@ class TestBatches:
         first, second, third = asyncio.run(run())
         assert str(first) == str(second) == "the device is gone"
         assert third == "two"
+
+
+class TestBytes:
+    @noisy
+    @pytest.mark.parametrize("alphabet", ["of GPT-2", "of SentencePiece"])
+    def test_the_bytes_of_tokens_are_those_of_the_text_also_within_a_character(self, alphabet: str) -> None:
+        from nemo_like.local_model import bytes_of
+
+        from ..exporting import tokenizer
+
+        tokens = tokenizer() if alphabet == "of GPT-2" else byte_fallback()
+        text = "日本語 é 😀 a"
+        ids = tokens.encode(text, add_special_tokens=False)
+        assert len(ids) > len(text)
+        assert b"".join(bytes_of(tokens, token) for token in ids).decode() == text
+
+
+def byte_fallback() -> Any:
+    """A letter or two a token, and a byte a token where it knows no letter."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", " "]
+    model = models.BPE(
+        {piece: at for at, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True
+    )
+    made = Tokenizer(model)
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
