@@ -29,8 +29,9 @@ Post = Callable[[str, Json], Awaitable[Json]]
 
 def lacks_details(completion: Json) -> bool:
     """Whether a completion is llama.cpp's, and was not asked for as `ASKED` has it."""
-    entries = _entries(completion)
-    return "timings" in completion and DETAILS not in completion and any("id" in entry for entry in entries)
+    if "timings" not in completion or _drawn(completion):
+        return False
+    return any("id" in entry for entry in _entries(completion))
 
 
 def is_whole(completion: Json) -> bool:
@@ -52,7 +53,7 @@ async def entries_of(completion: Json, *, prompt: list[int], post: Post, top: in
     Raises:
         PartError: `bad_response`: ids and log-probabilities do not belong to each other.
     """
-    ids = cast(list[int], cast(Json, completion[DETAILS]).get("tokens") or [])
+    ids = _drawn(completion)
     placed = _placed(_entries(completion), ids)
     missing = [at for at in range(len(ids)) if at not in placed]
     if missing and len(prompt) != cast(Json, completion.get("usage") or {}).get("prompt_tokens"):
@@ -66,6 +67,10 @@ def token_fields(prompt: list[int], entries: list[Json]) -> Json:
     """Of the ids of a prompt and the entries of its answer, what trainers take."""
     ids, log_probs = [entry["id"] for entry in entries], [entry["logprob"] for entry in entries]
     return dict(zip(TOKEN_FIELDS, (prompt, ids, log_probs), strict=True))
+
+
+def _drawn(completion: Json) -> list[int]:
+    return cast(Json, completion.get(DETAILS) or {}).get("tokens") or []
 
 
 def _entries(completion: Json) -> list[Json]:
