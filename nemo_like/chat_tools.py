@@ -97,7 +97,7 @@ def _flat_tools(tools: list[Any], names: dict[str, Json]) -> Iterator[tuple[Any,
     for at, tool in enumerate(tools):
         fields, place = fields_of(tool), f"tools[{at}]"
         if fields.get("type") != "namespace":
-            if names and fields.get("name") in names:
+            if names and str(fields.get("name")) in names:
                 raise PartError("bad_request", f"{place}: another tool is called {fields['name']} too")
             yield tool, place
             continue
