@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from nemo_like import metrics
 from nemo_like.client import Client, rollout_id
 from nemo_like.environment_metrics import environment_metrics
-from nemo_like.errors import PartError, StoreError, UsageError, did_you_mean
+from nemo_like.errors import PartError, StoreError, UsageError, blame, did_you_mean
 from nemo_like.fingerprint import Agent, settle
 from nemo_like.passes import Progress, in_passes
 from nemo_like.plan import DEFAULT_REPEATS, Counts, Failed, Job, Plan
@@ -227,7 +227,8 @@ class _Collector:
                 "total_s": time.monotonic() - start,
                 "attempts": job.attempts + 1,
             }
-            row = as_rollout(answer, job, self.agents[job.agent].success_threshold, times)
+            with blame(job.agent, "bad_response"):
+                row = as_rollout(answer, job, self.agents[job.agent].success_threshold, times)
         except PartError as error:
             self.progress.failed += 1
             if self.progress.window is not None and error.status in THROTTLED_STATUS:

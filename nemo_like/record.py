@@ -8,6 +8,7 @@ from nemo_like import chat
 from nemo_like.answered import VERIFIER, parts_of
 from nemo_like.errors import NOT_THE_TASKS_FAULT, PartError
 from nemo_like.plan import Job
+from nemo_like.shapes import fields_of
 from nemo_like.types import Json
 
 
@@ -25,7 +26,7 @@ def as_rollout(answer: Json, job: Job, success_threshold: float, times: Json) ->
     if not isinstance(items, list):
         raise PartError("bad_response", "the response holds no list 'output'", where=job.agent)
     output = chat.conversation(cast(list[Json], items))
-    steps: Json = answer.get("metadata") or {}
+    steps = fields_of(answer.get("metadata"))
     waited_s = times["total_s"] - sum(steps.get(key, 0.0) for key in ("model_s", "tools_s", "verify_s"))
     score = {"verification_score": answer.get("verification_score", reward)}
     metadata = _counts_of(output) | score | {"queue_s": max(0.0, waited_s)}
@@ -46,7 +47,7 @@ def as_rescored(row: Json, job: Job, verdict: Json, success_threshold: float, re
     output = chat.conversation(cast(list[Json], items))
     reward = verdict["reward"]
     new: Json = {"verification_score": verdict.get("verification_score", reward), "rescore_s": rescore_s}
-    times: Json = row.get("metadata") or {}
+    times = fields_of(row.get("metadata"))
     added = {
         "output": output,
         "success": reward >= success_threshold,

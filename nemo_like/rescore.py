@@ -21,7 +21,7 @@ from pydantic import Field
 from nemo_like import metrics
 from nemo_like.answered import REWARD_FN_KEY, VERIFIER, parts_of, response_of, task_of
 from nemo_like.client import rollout_id
-from nemo_like.errors import PartError, UsageError
+from nemo_like.errors import PartError, UsageError, blame
 from nemo_like.fingerprint import RESCORED, settle_rescoring
 from nemo_like.passes import Progress, in_passes
 from nemo_like.plan import Counts, Failed, Job
@@ -248,7 +248,8 @@ class _Rescoring:
             return
         self.progress.in_flight[rollout] = start
         try:
-            new = await self._rescored(row, job, verifier)
+            with blame("the stored rollout", "bad_request"):
+                new = await self._rescored(row, job, verifier)
         except PartError as error:
             self.progress.failed += 1
             error.response = None

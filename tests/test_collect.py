@@ -197,6 +197,31 @@ def test_a_failed_rollout_is_data_and_the_run_goes_on(toys: Project) -> None:
     assert "model_error in provider, 3 attempts; the last: as asked: model_error" in done.stdout
 
 
+ODD_AGENT = """
+from nemo_like.server import AgentConfig, AgentServer
+
+class Odd(AgentServer[AgentConfig]):
+    async def responses(self, params, calls):
+        return await calls.model({"input": [{"role": "user", "content": params["input"]}]})
+
+    async def run(self, row):
+        is_odd = row["responses_create_params"]["input"] == "odd"
+        return await super().run(row) | {"metadata": {"model_s": "long"} if is_odd else ["mine"]}
+"""
+
+
+def test_an_agents_answer_of_odd_shape_is_a_failure_of_its_rollout_alone(toys: Project) -> None:
+    (toys.path / "agents/odd").mkdir(parents=True)
+    (toys.path / "agents/odd/app.py").write_text(ODD_AGENT)
+    stack = toys.path / "toy.yaml"
+    stack.write_text(stack.read_text().replace("simple_agent:", "odd:"))
+    write_jsonl(toys.path / "tasks.jsonl", [task("fine"), task("odd")])
+    done = collect(toys, "+max_attempts=1")
+    assert [row["reward"] for row in toys.rows("out/r.jsonl")] == [1.0], done.stderr
+    [failed] = toys.rows("out/r_failures.jsonl")
+    assert (failed["failure"]["kind"], failed["failure"]["where"]) == ("bad_response", "toy_agent")
+
+
 def test_attempts_of_earlier_runs_count_and_a_higher_bound_tries_again(toys: Project) -> None:
     write_jsonl(toys.path / "tasks.jsonl", [task("fine"), task("fail model_error 4")])
     collect(toys)

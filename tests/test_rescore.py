@@ -271,6 +271,19 @@ def test_what_a_function_answers_that_is_no_json_is_its_failure(folder: Folder) 
     assert "64-bit" in folder.rows("out/again_failures.jsonl")[0]["failure"]["message"]
 
 
+def test_a_row_of_odd_shape_costs_no_other_its_verdict(folder: Folder) -> None:
+    odd, worse, fine = stored_rows(3)
+    odd["metadata"] = True
+    worse["response"]["output"] = [7]
+    write_jsonl(folder.path / "s.jsonl", [odd, worse, fine])
+    (folder.path / "mine.py").write_text("def right(task, response):\n    return 1.0\n")
+    done = folder.rescore("+rollouts=s.jsonl", "+reward_fn=mine.py:right", OUTPUT, "+max_attempts=1")
+    assert done.returncode == 0, done.stderr
+    assert {row["_ng_task_key"] for row in folder.rows("out/again.jsonl")} == {"k0000", "k0002"}
+    [failed] = folder.rows("out/again_failures.jsonl")
+    assert failed["_ng_task_key"] == "k0001" and "output" in failed["failure"]["message"]
+
+
 @pytest.mark.slow
 def test_a_judge_is_asked_by_an_environment_or_by_a_reward(folder: Folder) -> None:
     rows = [row | {"question": "How many?", "expected_answer": "4"} for row in stored_rows(2)]

@@ -15,7 +15,7 @@ from nemo_like.track.track import track
 from nemo_like.track.tracker import TrackConfig
 
 from .conftest import Project, write_jsonl
-from .exporting import mixed_rows
+from .exporting import mixed_rows, rollout
 from .wandb_store import logged
 
 SECRET = "s3cret-key"
@@ -93,6 +93,29 @@ def test_mlflow_is_told_of_every_setting(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "tracking/mlflow/mlflow.db") as db:
         assert db.execute("SELECT COUNT(*) FROM params").fetchone() == (250,)
     db.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_odd_shape_and_without_an_agent_are_tracked_as_far_as_they_go(tmp_path: Path) -> None:
+    made = config(tmp_path, "mlflow", samples=100)
+    odd = [
+        rollout("a", agent_ref=None),
+        rollout("b") | {"responses_create_params": []},
+        rollout("c") | {"responses_create_params": [], "_ng_task_key": None},
+        rollout("d", params={"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}]}),
+        rollout("e") | {"output": 7, "response": {"output": [7]}},
+    ]
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in odd)
+    asyncio.run(track(made))
+    with sqlite3.connect(tmp_path / "tracking/mlflow/mlflow.db") as db:
+        finals = {name for (name,) in db.execute("SELECT key FROM metrics WHERE key LIKE 'final/%'")}
+    db.close()
+    assert {name.split("/")[1] for name in finals} == {"math_agent", "no agent"}
+    [file] = (tmp_path / "tracking").rglob("rollouts.json")
+    cells = {row[0]: row[-2:] for row in json.loads(file.read_text())["data"]}
+    assert cells["b"] == ["", "4"] and cells["d"] == ["Hi", "4"] and cells["e"] == ["What is e?", ""]
 
 
 @pytest.mark.slow

@@ -18,13 +18,14 @@ from typing import Any, cast
 
 import orjson
 
-from nemo_like.errors import RowError, UsageError
-from nemo_like.export.rollout import Rollout, Unfit
+from nemo_like.errors import UsageError
+from nemo_like.export.rollout import MISSHAPEN, Rollout, Unfit
 from nemo_like.export.selection import draw
 from nemo_like.export.settings import ExportConfig
 from nemo_like.index import Index, as_scored, scored_of
 from nemo_like.metrics import Running, summarize
 from nemo_like.settings import redacted
+from nemo_like.shapes import text_of
 from nemo_like.store import Files
 from nemo_like.track.tracker import TRACKERS, TrackConfig
 from nemo_like.types import Json
@@ -36,6 +37,7 @@ SCORED = (
     "SELECT agent, task_key, rollout_index, success, numbers FROM rollouts WHERE agent = ? ORDER BY task_key"
 )
 TEXT_CHARACTERS = 10_000
+NOBODY = "no agent"
 
 
 async def track(config: TrackConfig) -> str:
@@ -92,12 +94,13 @@ class _Seen:
         """A line of the file; what is no rollout is passed over."""
         try:
             rollout = Rollout(orjson.loads(line), self._as)
-        except (orjson.JSONDecodeError, Unfit, RowError, AttributeError, TypeError):
+            key = rollout.task_key
+        except (orjson.JSONDecodeError, Unfit, *MISSHAPEN):
             return
         scored = scored_of(rollout.row | {"success": rollout.success})
         self._all.add(scored)
         self._window.add(scored)
-        chance = draw(self._config.seed, rollout.task_key, str(rollout.rollout_index))
+        chance = draw(self._config.seed, key, str(rollout.rollout_index))
         entry = (-chance, self.rollouts)
         if len(self._sample) < self._config.samples:
             heapq.heappush(self._sample, (*entry, _cells(rollout)))
@@ -157,13 +160,13 @@ def _is_written(path: Path) -> bool:
 
 
 def _cells(rollout: Rollout) -> list[Any]:
-    try:
-        answer = rollout.answer
-    except Unfit:
-        answer = ""
-    prompt = rollout.prompt[-1]["content"] if rollout.prompt else ""
+    texts: list[str] = []
+    for text in (lambda: rollout.prompt[-1]["content"], lambda: rollout.answer):
+        try:
+            texts.append(text_of(text())[:TEXT_CHARACTERS])
+        except (Unfit, *MISSHAPEN):
+            texts.append("")
     who = (rollout.task_key, rollout.rollout_index, rollout.reward, rollout.success)
-    texts = (text[:TEXT_CHARACTERS] for text in (prompt, answer))
     return [*who, rollout.usage.get("output_tokens"), *texts]
 
 
@@ -180,7 +183,7 @@ def _final(path: Path) -> dict[str, float]:
             for agent in agents:
                 rollouts = (as_scored(*row) for row in db.execute(SCORED, (agent,)))
                 summary = summarize(rollouts, failures={}, num_failed=0)
-                prefix = f"{agent}/" if len(agents) > 1 else ""
+                prefix = f"{agent or NOBODY}/" if len(agents) > 1 else ""
                 values |= {prefix + name: value for name, value in _flat(summary)}
     return values
 
