@@ -155,7 +155,8 @@ class _Means:
             failed, there = 0, ["reward"]
         told = self._told(path) | {"failed": failed}
         if not told["tasks"]:
-            raise UsageError(f"{path}: no rollout has a number '{field}'{did_you_mean(field, there)}")
+            why = f" within ±{LARGEST:g}" if field in there else did_you_mean(field, there)
+            raise UsageError(f"{path}: no rollout has a number '{field}'{why}")
         self._runs += 1
         return told
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_like.viewer.formats import View
+from nemo_like.viewer.formats import View, measurement
 from nemo_like.viewer.markup import tag, text
 
 PREVIEW = 160
@@ -47,7 +46,10 @@ def columns_of(view: View) -> tuple[Any, ...]:
     calls = view.calls
     failure = str(view.failure.get("kind")) if view.failure else None
     tools = "\n" + "".join(f"{tool}\n" for tool in dict.fromkeys(calls)) if calls else None
-    numbers: Callable[[str], float | None] = view.numbers.get
+
+    def numbers(name: str) -> float | None:
+        return measurement(view.numbers.get(name))
+
     return (
         *(view.kind, view.task_key, view.rollout_index, view.agent, view.reward, view.success, failure),
         *(tools, len(calls), view.turns, numbers("usage/input_tokens"), _tokens(view), view.truncated),
@@ -125,4 +127,4 @@ def all_text(items: list[Any]) -> str:
 
 
 def _tokens(view: View) -> float | None:
-    return view.numbers.get("usage/output_tokens", view.numbers.get("completion_tokens"))
+    return measurement(view.numbers.get("usage/output_tokens", view.numbers.get("completion_tokens")))

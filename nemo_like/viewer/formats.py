@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import orjson
 
+from nemo_like.columns import LARGEST
 from nemo_like.index import numbers_of
 from nemo_like.types import Json, content_text
 
@@ -161,7 +162,7 @@ def _rollout(row: Json) -> View:
     response: Json = row["response"]
     view = View("rollout", row, numbers=numbers_of(row), output=_items(response.get("output")))
     _read_request(view)
-    view.reward = _number(row.get("reward"))
+    view.reward = measurement(row.get("reward"))
     success = row.get("success")
     view.success = bool(success) if success is not None else view.reward is not None and view.reward >= 1.0
     view.truncated = response.get("status") == "incomplete"
@@ -184,7 +185,7 @@ def _generated(row: Json) -> View:
     if row.get("error"):
         view.failure = {"kind": "error", "message": _text(row["error"])}
     view.task_key, view.rollout_index = str(row.get("data_idx", "")), int(row.get("sample_idx") or 0)
-    view.reward = _number(row.get("reward"))
+    view.reward = measurement(row.get("reward"))
     view.success = None if view.reward is None else view.reward >= 0.5
     view.params = {k: row[k] for k in ("temperature", "top_p", "max_tokens") if k in row}
     view.truncated = row.get("finish_reason") == "length"
@@ -195,7 +196,7 @@ def _verl(row: Json) -> View:
     view = View(
         "verl", row, prompt=_messages(row["input"]), output=_answer(row["output"]), numbers=_numbers(row)
     )
-    view.reward = _number(row.get("score"))
+    view.reward = measurement(row.get("score"))
     view.success = None if view.reward is None else view.reward >= 0.5
     return view
 
@@ -204,8 +205,8 @@ def _trl(row: Json) -> View:
     view = View(
         "trl", row, prompt=_messages(row["prompt"]), output=_answer(row["completion"]), numbers=_numbers(row)
     )
-    rewards = [v for k, v in row.items() if "reward" in k and isinstance(v, int | float)]
-    view.reward = float(sum(rewards)) if rewards else None
+    rewards = [number for name, number in view.numbers.items() if "reward" in name]
+    view.reward = sum(rewards) if rewards else None
     view.success = None if view.reward is None else view.reward >= 0.5
     return view
 
@@ -257,11 +258,12 @@ def _items(value: Any) -> list[Json]:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
+    return {k: number for k, v in row.items() if (number := measurement(v)) is not None}
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def measurement(value: Any) -> float | None:
+    """A number that can be added up, squared too; None of anything else."""
+    return float(value) if isinstance(value, int | float) and -LARGEST <= value <= LARGEST else None
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ import orjson
 from nemo_like.index import edges
 from nemo_like.viewer.database import SEARCH, Database
 from nemo_like.viewer.entry import all_text, columns_of, preview, said
-from nemo_like.viewer.formats import read
+from nemo_like.viewer.formats import View, read
 
 BATCH = 2000
 FOLLOW_S = 1.0
@@ -106,7 +106,7 @@ class Scan:
             "INSERT INTO tasks VALUES (?, ?, 1, ?, ?, ?) ON CONFLICT (task_key) DO UPDATE SET n = n + 1, "
             "scored = scored + excluded.scored, correct = correct + excluded.correct, "
             "total = total + excluded.total",
-            [(v.task_key, i, v.reward is not None, bool(v.success), v.reward or 0.0) for v, i in scored],
+            [(v.task_key, i, *_scores(v)) for v, i in scored],
         )
         db.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (source.name, offset, *edges(source, offset))
@@ -133,6 +133,11 @@ class Scan:
             db.executemany("INSERT INTO search (rowid, prompt, answer) VALUES (?, ?, ?)", texts)
             db.execute("COMMIT")
         return bool(places)
+
+
+def _scores(view: View) -> tuple[bool, bool, float]:
+    """Whether it has a reward, whether it is a success too, the reward."""
+    return view.reward is not None, view.reward is not None and bool(view.success), view.reward or 0.0
 
 
 def line_at(source: Path, offset: int, length: int) -> bytes:

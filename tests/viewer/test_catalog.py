@@ -16,6 +16,7 @@ from nemo_like.errors import UsageError
 from nemo_like.query import Query
 from nemo_like.viewer.catalog import SORTS, Catalog, Selection
 from nemo_like.viewer.formats import read
+from nemo_like.viewer.pages import Site
 
 from .rows import failure, opened, rollout, some_rollouts, wait_for, write
 
@@ -258,3 +259,10 @@ def test_repeats_of_a_task_are_known_without_a_key(tmp_path: Path) -> None:
             (1, 1),
             (4, 2),
         ]
+
+
+def test_numbers_too_large_to_be_added_up_are_no_measurements(tmp_path: Path) -> None:
+    rows = [rollout(0, reward=1e200, success=True), rollout(1, reward=1.0)]
+    with opened(write(tmp_path / "r.jsonl", rows)) as catalog:
+        assert [entry.reward for entry in catalog.page()] == [None, 1.0]
+        assert "1e+200" not in Site([catalog]).render({"view": "overview"})
