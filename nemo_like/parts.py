@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 from nemo_like.shapes import TEXT_PARTS, fields_of, objects_in, text_of, without_nulls
@@ -22,7 +23,7 @@ def content_problem(content: Any, role: str) -> str | None:
     for part in cast(list[Any], content):
         fields = fields_of(part)
         if fields.get("type") not in TEXT_PARTS and not (_holds_media(fields) and role in ("user", "tool")):
-            return f"a {role} message can't be sent with the part {text_of(part):.200}"
+            return f"a message of role {role} can't be sent with the part {json.dumps(part):.200}"
     return None
 
 
