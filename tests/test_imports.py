@@ -28,6 +28,7 @@ ORDER = [
         "chat_tools",
         "parts",
         "turns",
+        "past_tokens",
         "llama_cpp",
         "extras",
         "chat",

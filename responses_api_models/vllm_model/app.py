@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 from uuid import uuid4
 
-from prometheus_client import Counter
 from pydantic import Field, SecretStr, field_validator
 
 from nemo_like import chat, llama_cpp
 from nemo_like.client import Client, rollout_id
 from nemo_like.engine_queue import EngineQueue
 from nemo_like.errors import PartError, blame
+from nemo_like.past_tokens import DIVERGES, Divergences, diverges_at, endings, past_of, spliced
 from nemo_like.provider import Provider, base_url_of
 from nemo_like.rate import Rate, RateConfig
 from nemo_like.replicas import Replicas
@@ -28,11 +28,6 @@ from . import tokens
 from .request import NEUTRAL, Reasoning, request_body, sampling_of, seed_of
 
 log = logging.getLogger(__name__)
-
-DIVERGES = "prompt_diverges_at"
-"""Key of an item whose prompt does not begin with the tokens of the step before: where it stops to."""
-ANOTHER_ANSWER: Json = {"role": "assistant", "content": "…"}
-"""Beside the last answer it shows what the chat template puts behind an answer."""
 
 
 class EngineConfig(ModelConfig, RateConfig):
@@ -144,12 +139,7 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
         self._asks_tokens = tokens.ASKED if config.return_token_id_information else {}
         """How the engine is asked for them."""
         self._splices = config.return_token_id_information and config.keep_prompt_prefix
-        self._diverged = Counter(
-            "nemo_like_prompt_divergences",
-            "Prompts that did not begin with the tokens of the step before",
-            ["server"],
-            registry=self._metrics,
-        ).labels(name)
+        self._divergences = Divergences(name, self._metrics)
 
     def _provider(self, base_url: str) -> Provider:
         config = self.config
@@ -191,7 +181,7 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
         Raises:
             PartError: in the engine's words.
         """
-        answer = await self._answer(chat.to_chat(params), tokens.before(params.get("input")))
+        answer = await self._answer(chat.to_chat(params), past_of(params.get("input")))
         with blame(answer.where, "bad_response"):
             response = chat.to_response(answer.completion, params)
         if answer.cut:
@@ -210,7 +200,7 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
         Raises:
             PartError: in the engine's words.
         """
-        answer = await self._answer(body, tokens.before(body.get("messages")))
+        answer = await self._answer(body, past_of(body.get("messages")))
         with blame(answer.where, "bad_response"):
             chat.to_response(answer.completion, body)  # for its checks
         return answer.completion
@@ -353,14 +343,13 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
                 log.warning("%s: prompts stay as rendered: %s", self.name, error)
                 self._splices = False
             return body
-        if tokens.diverges_at(past, whole) is None:
+        if diverges_at(past, whole) is None:
             return body
-        last = max(at for at, message in enumerate(messages) if message.get("role") == "assistant")
         said, other = [
             (await self._tokenized(body | {"messages": ended, "add_generation_prompt": False}))["tokens"]
-            for ended in (messages[: last + 1], [*messages[:last], ANOTHER_ANSWER])
+            for ended in endings(messages)
         ]
-        prompt = tokens.spliced(past, said, other, whole)
+        prompt = spliced(past, said, other, whole)
         return body if prompt is None else body | {"kv_transfer_params": {"prompt_token_ids": prompt}}
 
     async def _with_tokens(self, answer: Answer, past: list[int], *, keep_logprobs: bool) -> Answer:
@@ -378,11 +367,7 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
         if sent is not None and sent != prompt:
             log.warning("%s: the engine takes no tokens as a prompt, so prompts stay as rendered", self.name)
             self._splices = False
-        at = tokens.diverges_at(past, prompt)
-        if at is not None:
-            self._diverged.inc()
-            log.warning("%s: a prompt leaves the tokens of the step before at %d", self.name, at)
-        return replace(answer, diverges_at=at)
+        return replace(answer, diverges_at=self._divergences.note(past, prompt))
 
     async def _tokens_of(self, completion: Json, body: Json) -> Json:
         """What a completion tells of `TOKEN_FIELDS`, and its engine of what is missing."""

@@ -12,8 +12,6 @@ from typing import Any, Self
 import orjson
 import pytest
 from aiohttp import web
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nemo_like.asgi import call_app
 from nemo_like.client import Client
@@ -23,7 +21,6 @@ from nemo_like.registry import load_file
 
 FOLDER = Path(__file__).parents[2] / "responses_api_models/vllm_model"
 VLLMModel = load_file(FOLDER / "app.py").VLLMModel
-tokens = load_file(FOLDER / "tokens.py")
 
 Json = dict[str, Any]
 Reply = tuple[int, Json | str]
@@ -486,28 +483,6 @@ class TestPrefix:
             -1
         ]
         assert item["prompt_diverges_at"] == 2 and engine.paths == ["/chat/completions"]
-
-    @given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
-    def test_where_a_prompt_leaves_the_past(self, past: list[int], prompt: list[int]):
-        at = tokens.diverges_at(past, prompt)
-        if at is None:
-            assert prompt[: len(past)] == past
-        else:
-            assert past[:at] == prompt[:at] and past[at : at + 1] != prompt[at : at + 1]
-
-    @given(*[st.lists(st.integers(0, 5)) for _ in range(4)])
-    def test_what_is_spliced_is_the_past_and_what_the_template_puts_behind_it(
-        self, prompt: list[int], true: list[int], worded: list[int], after: list[int]
-    ):
-        end = 5  # ends an answer, and may stand anywhere else
-        prompt = [1, *prompt]
-        past, said, other = [*prompt, *true, end], [*prompt, *worded, 7, end], [*prompt, 6, end]
-        assert tokens.spliced(past, [*said, 8], [*other, 8], [*said, 8, *after]) == [*past, 8, *after]
-        # The answer was cut: its last token is no end.
-        cut = [*prompt, *true, 7]
-        assert tokens.spliced(cut, [*said, 8], [*other, 8], [*said, 8, *after]) == [*cut, end, 8, *after]
-        # It ended with what the template does not put there.
-        assert tokens.spliced([*prompt, 4], [*said, 8], [*other, 8], [*said, 8, *after]) is None
 
 
 class TestSettings:
