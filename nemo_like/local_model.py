@@ -125,7 +125,14 @@ class LocalModel:
             template = cast(Json, template).get("default")
         return str(template or "")
 
-    def encode(self, messages: list[Json], **options: Any) -> list[int]:
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    def encode(
+        self, messages: list[Json], *, add_generation_prompt: bool = True, **options: Any
+    ) -> list[int]:
         """The token ids of a conversation in the words of the chat template; `options` (`tools`, …) go to it.
 
         Raises:
@@ -133,7 +140,7 @@ class LocalModel:
         """
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **options
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **options
             )
         except Exception as error:  # templates are programs, and raise what they like
             raise PartError("bad_request", f"the chat template refused: {error}", where=self.path) from error

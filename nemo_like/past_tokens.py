@@ -48,7 +48,8 @@ def past_of(history: Any) -> list[int]:
     """The tokens up to the end of the last answer in items or messages; none where it carries none."""
     for entry in reversed(objects_in(history)):
         prompt, answer = entry.get(PROMPT), entry.get(GENERATION)
-        if isinstance(prompt, list) and isinstance(answer, list):
+        speaks = entry.get("role", "assistant") == "assistant"
+        if speaks and isinstance(prompt, list) and isinstance(answer, list):
             return [*cast(list[int], prompt), *cast(list[int], answer)]
     return []
 

@@ -21,6 +21,7 @@ USER = {"role": "user", "content": "?"}
         ([ANSWER, USER, ANSWER | {"prompt_token_ids": [1, 2, 3, 4]}, USER], [1, 2, 3, 4, 3]),
         ([USER, ANSWER | {"generation_token_ids": None}], []),
         ([USER, ANSWER | {"prompt_token_ids": 7}], []),
+        ([USER | ANSWER | {"role": "user"}], []),
         ([None, 7], []),
         ("What is 2 + 2?", []),
         (None, []),

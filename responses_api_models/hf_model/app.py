@@ -18,6 +18,7 @@ from nemo_like import chat
 from nemo_like.chunk_reader import read_chunks
 from nemo_like.chunks import chunks_of
 from nemo_like.errors import ConfigError, MissingExtra, PartError, UsageError
+from nemo_like.past_tokens import DIVERGES, Divergences, diverges_at, endings, past_of, spliced
 from nemo_like.response_events import ENDINGS
 from nemo_like.server import Endpoint, ModelConfig, ModelServer
 from nemo_like.sse import DONE, encoded
@@ -63,6 +64,9 @@ class HFConfig(ModelConfig):
     """Seconds that a request waits for others to share its batch, where none is running."""
     return_token_id_information: bool = False
     """Answer every request with token ids and log-probabilities, not only those that ask for `logprobs`."""
+    keep_prompt_prefix: bool = True
+    """With token ids: where the chat template words the past otherwise, go on from the tokens that it really
+    was."""
     logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] = "raw_logprobs"
     """Log-probabilities of the model itself, at temperature 1, or of what was sampled from: after
     temperature, top_k, top_p and min_p."""
@@ -89,6 +93,18 @@ class Held:
         return {"version": self.version, "path": self.path}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A request, and what is to be generated for it."""
+
+    request: Request
+    wanted: "Wanted"
+    past: list[int]
+    """The tokens of the steps before, where they are known."""
+    gone: threading.Event
+    """Says that nobody waits for it any more."""
+
+
 class HFModel(ModelServer[HFConfig]):
     """A causal language model of transformers in this process."""
 
@@ -100,6 +116,7 @@ class HFModel(ModelServer[HFConfig]):
         self._weights = Held(version=0, path=config.model)
         self._limit = config.context_tokens or self._model.context_tokens
         self._reloading = asyncio.Lock()
+        self._divergences = Divergences(self.name, self._metrics)
         async with Batcher[Any, Any](
             self._generate,
             rows=config.max_batch_rows,
@@ -125,8 +142,8 @@ class HFModel(ModelServer[HFConfig]):
 
     async def responses(self, params: Json) -> Json:
         """The model's response; the version of its weights stands in it, and beside token ids."""
-        completion = await self.chat_completions(chat.to_chat(params))
-        return _versioned(chat.to_response(completion, params), completion["weights_version"])
+        completion = await self._complete(chat.to_chat(params), past_of(params.get("input")))
+        return _told(chat.to_response(completion, params), completion)
 
     async def chat_completions(self, body: Json) -> Json:
         """The model's completion.
@@ -134,47 +151,51 @@ class HFModel(ModelServer[HFConfig]):
         Raises:
             PartError: `bad_request`; `context_overflow` where the conversation leaves no room for an answer.
         """
-        request = Request.of(body)
-        wanted, gone = self._wanted(request)
+        return await self._complete(body, past_of(body.get("messages")))
+
+    async def _complete(self, body: Json, past: list[int]) -> Json:
+        asked = self._asked(body, past)
         try:
-            answer, weights = await self._batcher.ask(wanted, _size(wanted))
+            answer, weights = await self._batcher.ask(asked.wanted, _size(asked.wanted))
         finally:
-            gone.set()
-        message = read_answer(answer.text, thinking=self._thinks(wanted), tools=bool(request.offered))
-        return self._head() | self._completion(request, wanted, answer, message, weights)
+            asked.gone.set()
+        thinks, tools = self._thinks(asked.wanted), bool(asked.request.offered)
+        message = read_answer(answer.text, thinking=thinks, tools=tools)
+        return self._head() | self._completion(asked, answer, message, weights)
 
     async def stream_chat_completions(self, body: Json) -> AsyncGenerator[bytes]:
         """Chunks of the completion, as its tokens are drawn."""
-        async with aclosing(self._chunks(body, usage=chat.wants_usage(body))) as chunks:
+        past, usage = past_of(body.get("messages")), chat.wants_usage(body)
+        async with aclosing(self._chunks(body, past, usage=usage)) as chunks:
             async for chunk in chunks:
                 yield encoded(chunk, named=False)
         yield DONE
 
     async def stream_responses(self, params: Json) -> AsyncGenerator[bytes]:
         """Events of the response, as its tokens are drawn."""
-        number, versions = 0, list[int]()
-        async with aclosing(self._chunks(chat.to_chat(params), usage=True, versions=versions)) as chunks:
+        number, whole, past = 0, dict[str, Any](), past_of(params.get("input"))
+        async with aclosing(self._chunks(chat.to_chat(params), past, usage=True, whole=whole)) as chunks:
             async for event in read_chunks(chunks, params):
                 if event["type"] in ENDINGS:
-                    event["response"] = _versioned(event["response"], versions[-1])
+                    event["response"] = _told(event["response"], whole)
                 yield encoded(event | {"sequence_number": number})
                 number += 1
 
     async def _chunks(
-        self, body: Json, *, usage: bool, versions: list[int] | None = None
+        self, body: Json, past: list[int], *, usage: bool, whole: Json | None = None
     ) -> AsyncGenerator[Json]:
-        """Text and reasoning piece by piece; then calls, tokens and log-probabilities, which are whole. The
-        weights that they are of are put into `versions`."""
-        request, loop = Request.of(body), asyncio.get_running_loop()
+        """Text and reasoning piece by piece; then calls, tokens and log-probabilities, which are whole. What
+        no chunk has words for is put into `whole`, as the completion has it."""
+        loop = asyncio.get_running_loop()
         drawn = asyncio.Queue[tuple[int, int] | None]()
 
         def hear(number: int, token: int) -> None:
             loop.call_soon_threadsafe(drawn.put_nowait, (number, token))
 
-        wanted, gone = self._wanted(request, hear)
-        thinks, tools = self._thinks(wanted), bool(request.offered)
-        spoken = Spoken(thinking=thinks, tools=tools, stop=wanted.stop)
-        asking = asyncio.create_task(self._batcher.ask(wanted, _size(wanted)))
+        asked = self._asked(body, past, hear)
+        thinks, tools = self._thinks(asked.wanted), bool(asked.request.offered)
+        spoken = Spoken(thinking=thinks, tools=tools, stop=asked.wanted.stop)
+        asking = asyncio.create_task(self._batcher.ask(asked.wanted, _size(asked.wanted)))
         asking.add_done_callback(lambda _: drawn.put_nowait(None))
         head, tokens = self._head(), list[int]()
         try:
@@ -189,15 +210,15 @@ class HFModel(ModelServer[HFConfig]):
                     choice = {"index": 0, "delta": {"role": "assistant"} | delta, "finish_reason": None}
                     yield head | {"object": "chat.completion.chunk", "choices": [choice]}
             answer, weights = await asking
-            if versions is not None:
-                versions.append(weights.version)
             message = read_answer(answer.text, thinking=thinks, tools=tools)
-            rest = self._completion(request, wanted, answer, message, weights)
+            rest = self._completion(asked, answer, message, weights)
+            if whole is not None:
+                whole |= rest
             rest["choices"][0]["message"] = spoken.rest(rest["choices"][0]["message"])
             for chunk in chunks_of(head | rest, usage=usage):
                 yield chunk
         finally:
-            gone.set()
+            asked.gone.set()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
@@ -209,11 +230,11 @@ class HFModel(ModelServer[HFConfig]):
         model = self.config.served_name or Path(self.config.model).name
         return {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def _completion(
-        self, request: Request, wanted: "Wanted", answer: "Answer", message: Json, weights: Held
-    ) -> Json:
+    def _completion(self, asked: Asked, answer: "Answer", message: Json, weights: Held) -> Json:
         """The completion, but for its head."""
-        if request.logprobs or self.config.return_token_id_information:
+        request, wanted, diverges = asked.request, asked.wanted, None
+        if self._with_ids(request):
+            diverges = self._divergences.note(asked.past, wanted.ids)
             message |= {
                 "prompt_token_ids": wanted.ids,
                 "generation_token_ids": answer.tokens,
@@ -232,7 +253,7 @@ class HFModel(ModelServer[HFConfig]):
             ],
             "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
             "weights_version": weights.version,
-        }
+        } | ({} if diverges is None else {DIVERGES: diverges})
 
     async def reload_weights(self, body: Json) -> Json:
         """Takes other weights of the same model from the folder `path`; the batch that runs ends before.
@@ -263,25 +284,42 @@ class HFModel(ModelServer[HFConfig]):
 
     async def count_tokens(self, params: Json) -> int:
         """Tokens of a Responses-API request, in the words of the chat template."""
-        return len(self._encoded(Request.of(chat.to_chat(params))))
+        return len(self._prompt(Request.of(chat.to_chat(params)), past_of(params.get("input"))))
 
-    def _encoded(self, request: Request) -> list[int]:
+    def _with_ids(self, request: Request) -> bool:
+        return request.logprobs or self.config.return_token_id_information
+
+    def _prompt(self, request: Request, past: list[int]) -> list[int]:
+        """The conversation in the words of the chat template, and its past in the tokens that it was."""
+        whole = self._encoded(request, request.messages)
+        keeps = self.config.keep_prompt_prefix and self._with_ids(request)
+        if not keeps or not past or diverges_at(past, whole) is None or not self._knows(past):
+            return whole
+        said, other = (
+            self._encoded(request, ended, add_generation_prompt=False) for ended in endings(request.messages)
+        )
+        return spliced(past, said, other, whole) or whole
+
+    def _knows(self, tokens: Sequence[Any]) -> bool:
+        """Whether they are all tokens of this model; somebody else may have sent them."""
+        return all(isinstance(token, int) and 0 <= token < self._model.vocabulary for token in tokens)
+
+    def _encoded(self, request: Request, messages: list[Json], **how: bool) -> list[int]:
         options: Json = {"tools": request.offered} if request.offered else {}
         if options and "tools" not in self._model.chat_template:
             hint = "set chat_template to one that has, or take tools out of the request"
             raise PartError("bad_request", "the model's chat template has no place for tools", hint=hint)
-        ids = self._model.encode(request.messages, **request.chat_template_kwargs, **options)
+        ids = self._model.encode(messages, **request.chat_template_kwargs, **options, **how)
         if not ids:
             raise PartError("bad_request", "the conversation has no tokens")
         return ids
 
-    def _wanted(
-        self, request: Request, hear: Callable[[int, int], None] | None = None
-    ) -> "tuple[Wanted, threading.Event]":
-        """What is to be generated; the event says that nobody waits for it any more."""
+    def _asked(self, body: Json, past: list[int], hear: Callable[[int, int], None] | None = None) -> Asked:
+        """What a request asks for; `hear` is told of every token that is drawn."""
         from nemo_like.drawing import Wanted
 
-        ids = self._encoded(request)
+        request = Request.of(body)
+        ids = self._prompt(request, past)
         room = request.max_tokens or self.config.max_output_tokens
         if self._limit is not None:
             if len(ids) >= self._limit:
@@ -302,7 +340,7 @@ class HFModel(ModelServer[HFConfig]):
             given_up=gone.is_set,
             hear=hear,
         )
-        return wanted, gone
+        return Asked(request=request, wanted=wanted, past=past, gone=gone)
 
     def _generate(self, batch: "Sequence[Wanted]") -> "list[tuple[Answer, Held] | Exception]":
         """A batch, halved where the device has too little memory for it; runs in the batcher's thread."""
@@ -330,12 +368,14 @@ class HFModel(ModelServer[HFConfig]):
         }
 
 
-def _versioned(response: Json, version: int) -> Json:
-    """A response that says which weights it is of, also where its tokens stand."""
+def _told(response: Json, completion: Json) -> Json:
+    """A response that says which weights it is of, also where its tokens stand, and where those leave the
+    past."""
+    version = {"weights_version": completion["weights_version"]}
     last = response["output"][-1]
     if last.keys() & {*chat.TOKEN_FIELDS}:
-        last |= {"weights_version": version}
-    return response | {"weights_version": version}
+        last |= version | {key: completion[key] for key in (DIVERGES,) if key in completion}
+    return response | version
 
 
 def _size(wanted: "Wanted") -> Size:

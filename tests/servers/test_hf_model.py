@@ -133,12 +133,19 @@ def message_of(completion: Json) -> Json:
 
 def greedy(path: str, text: str, tokens: int = 12) -> tuple[list[int], list[float]]:
     """What a model says greedily to one prompt, and the log-probabilities: the slow obvious version."""
+    import transformers
+
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
+    return greedy_after(path, tokenizer(f"user:{text}|assistant:")["input_ids"], tokens)
+
+
+def greedy_after(path: str, ids: list[int], tokens: int = 12) -> tuple[list[int], list[float]]:
+    """The same of a prompt's tokens."""
     import torch
     import transformers
 
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
     plain: Any = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
-    ids = tokenizer(f"user:{text}|assistant:")["input_ids"]
     said: list[int] = []
     logprobs: list[float] = []
     while len(said) < tokens and said[-1:] != [tokenizer.eos_token_id]:
@@ -478,6 +485,82 @@ class TestReading:
     def test_no_call_is_read_where_no_tool_was_shown(self) -> None:
         text = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
         assert answer.read_answer(text, thinking=False, tools=False)["content"] == text
+
+
+ENDED = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def ended_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_model(tmp_path_factory.mktemp("ended"), template=ENDED)
+
+
+@noisy
+class TestPrefix:
+    """What an earlier turn said stays the tokens that it was, whatever the template makes of its text."""
+
+    @staticmethod
+    def second(first: Json, said: list[int], text: str = "4") -> Json:
+        """The request after an answer of those tokens."""
+        told = {"prompt_token_ids": message_of(first)["prompt_token_ids"], "generation_token_ids": said}
+        earlier = {"role": "assistant", "content": text} | told
+        return request([{"role": "user", "content": "7"}, earlier, {"role": "user", "content": "8"}])
+
+    def test_the_next_prompt_begins_with_the_tokens_of_the_step_before(self, ended_path: str) -> None:
+        with Model(ended_path) as model:
+            first = model.ask("7")
+            end = model.server._model.tokenizer.eos_token_id
+            # Tokens that no tokenizer would take for "4", ended as the template ends it.
+            said = [70, 71, 72, end]
+            message = message_of(
+                completion := model.run(model.server.chat_completions(self.second(first, said)))
+            )
+            past = message_of(first)["prompt_token_ids"] + said
+            assert message["prompt_token_ids"][: len(past)] == past
+            rest = model.server._model.tokenizer.decode(message["prompt_token_ids"][len(past) :])
+            assert rest == "user:8<|end|>assistant:"
+            assert "prompt_diverges_at" not in completion
+            tokens, logprobs = greedy_after(ended_path, message["prompt_token_ids"])
+            assert message["generation_token_ids"] == tokens
+            assert message["generation_log_probs"] == pytest.approx(logprobs, abs=1e-4)
+
+    def test_a_past_that_can_not_be_kept_is_told(self, ended_path: str) -> None:
+        with Model(ended_path) as model:
+            first = model.ask("7")
+            # It ended with what the template does not put there; of another model; not wanted.
+            for said, settings in (
+                ([70, 71], {}),
+                ([70, 99_999], {}),
+                ([70, 0], {"keep_prompt_prefix": False}),
+            ):
+                with Model(ended_path, **settings) as other:
+                    completion = other.run(other.server.chat_completions(self.second(first, said)))
+                at = len(message_of(first)["prompt_token_ids"])
+                assert completion["prompt_diverges_at"] == at
+                ids = message_of(completion)["prompt_token_ids"]
+                assert ids[:at] == message_of(first)["prompt_token_ids"] and ids[at] != said[0]
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_where_it_leaves_the_past_stands_on_the_item(self, ended_path: str, streamed: bool) -> None:
+        user = {"role": "user", "content": "7"}
+        said = {"type": "message", "role": "assistant", "content": "4", "generation_token_ids": [70, 71]}
+        with Model(ended_path) as model:
+            prompt = message_of(model.ask("7"))["prompt_token_ids"]
+            params = {"input": [user, said | {"prompt_token_ids": prompt}, user], "temperature": 0}
+            params |= {"max_output_tokens": 4}
+            if streamed:
+                response = model.run(last_event(model.server.stream_responses(params)))["response"]
+            else:
+                response = model.run(model.server.responses(params))
+        assert response["output"][-1]["prompt_diverges_at"] == len(prompt)
+        assert response["output"][-1]["weights_version"] == 0
+
+
+async def last_event(pieces: AsyncIterable[bytes]) -> Json:
+    return [event async for event in decoded(pieces)][-1]
 
 
 PIECES = ["<think>", "</think>", "hm ", "so 4", "\n\n", " ", "STOP", "ST", "é", "<tool", "<"]
