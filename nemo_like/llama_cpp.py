@@ -15,7 +15,7 @@ from nemo_like.turns import TOKEN_FIELDS
 from nemo_like.types import Json
 
 ASKED: Json = {"logprobs": True, "verbose": True, "return_tokens": True}
-"""What a request for a chat completion says for `entries_of`."""
+"""What a request for a chat completion says for `tokens_of`."""
 DETAILS = "__verbose"
 CANDIDATES = (256, 1_000_000)
 """How many tokens to ask for at a place, most probable first: a quarter megabyte has nearly every token that
@@ -35,24 +35,27 @@ def lacks_details(completion: Json) -> bool:
 
 
 def is_whole(completion: Json) -> bool:
-    """Whether a completion is llama.cpp's with what `entries_of` takes."""
+    """Whether a completion is llama.cpp's with what `tokens_of` takes."""
     return DETAILS in completion
 
 
-def prompt_of(completion: Json) -> str:
-    """The prompt that the chat template made."""
-    return cast(Json, completion[DETAILS])["prompt"]
+async def tokenized(prompt: str, post: Post) -> list[int]:
+    """The ids of a prompt that a chat template made."""
+    asked = {"content": prompt, "add_special": True, "parse_special": True}
+    tokens = (await post("/tokenize", asked)).get("tokens")
+    if not isinstance(tokens, list):
+        raise PartError("bad_response", "no tokens from /tokenize")
+    return cast(list[int], tokens)
 
 
-async def entries_of(completion: Json, *, prompt: list[int], post: Post, top: int = 1) -> list[Json]:
-    """An entry per token of the answer, as in `logprobs.content`: `id`, `token`, `bytes`, `logprob` and, with
-    at least `top` candidates where it was asked for anew, `top_logprobs`.
-
-    `prompt` are the ids of the prompt.
+async def tokens_of(completion: Json, *, post: Post, top: int = 1) -> tuple[list[int], list[Json]]:
+    """The ids of the prompt, and an entry per token of the answer, as in `logprobs.content`: `id`, `token`,
+    `bytes`, `logprob` and, with at least `top` candidates where it was asked for anew, `top_logprobs`.
 
     Raises:
         PartError: `bad_response`: ids and log-probabilities do not belong to each other.
     """
+    prompt = await tokenized(cast(Json, completion[DETAILS])["prompt"], post)
     ids = _drawn(completion)
     placed = _placed(_entries(completion), ids)
     missing = [at for at in range(len(ids)) if at not in placed]
@@ -60,7 +63,7 @@ async def entries_of(completion: Json, *, prompt: list[int], post: Post, top: in
         raise PartError("bad_response", "the prompt is not of text alone, so no token can be asked for")
     for at in missing:
         placed[at] = await _asked_for(ids[at], [*prompt, *ids[:at]], post=post, top=top)
-    return [placed[at] for at in range(len(ids))]
+    return prompt, [placed[at] for at in range(len(ids))]
 
 
 def token_fields(prompt: list[int], entries: list[Json]) -> Json:

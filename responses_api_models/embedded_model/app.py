@@ -89,7 +89,10 @@ class EmbeddedModel(ChunkedModelServer[EmbeddedConfig]):
         if toolbox:
             message = toolbox.read(message["content"])
         if with_ids:
-            entries, prompt = await self._tokens(completion, request.top_logprobs)
+            async with self._slot:
+                prompt, entries = await llama_cpp.tokens_of(
+                    completion, post=self._engine.post, top=request.top_logprobs
+                )
             message |= llama_cpp.token_fields(prompt, entries)
             logprobs = _logprobs(entries, request.top_logprobs) if request.logprobs else None
         return {
@@ -113,7 +116,7 @@ class EmbeddedModel(ChunkedModelServer[EmbeddedConfig]):
         request = Request.of(chat.to_chat(params))
         asked = self._asked(request, _toolbox(request))
         prompt: Json = await self._engine.post("/apply-template", {"messages": asked["messages"]})
-        return len(await self._tokenized(prompt["prompt"]))
+        return len(await llama_cpp.tokenized(prompt["prompt"], self._engine.post))
 
     @asynccontextmanager
     async def chunks(self, body: Json) -> AsyncGenerator[AsyncGenerator[bytes] | None]:
@@ -162,17 +165,6 @@ class EmbeddedModel(ChunkedModelServer[EmbeddedConfig]):
                 raise
             hint = f"{self.name} has context_tokens={self.config.context_tokens}"
             raise PartError("context_overflow", error.message, where=self.name, hint=hint) from error
-
-    async def _tokens(self, completion: Json, top: int) -> tuple[list[Json], list[int]]:
-        """The answer's tokens, with log-probabilities and `top` candidates, and the prompt's ids."""
-        prompt = await self._tokenized(llama_cpp.prompt_of(completion))
-        async with self._slot:
-            post = self._engine.post
-            return await llama_cpp.entries_of(completion, prompt=prompt, post=post, top=top), prompt
-
-    async def _tokenized(self, prompt: str) -> list[int]:
-        asked = {"content": prompt, "add_special": True, "parse_special": True}
-        return (await self._engine.post("/tokenize", asked))["tokens"]
 
 
 def _toolbox(request: Request) -> Toolbox | None:

@@ -322,14 +322,11 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
         """The prompt that the chat template makes of a body, as vLLM's `/tokenize` answers it."""
         asked = {key: body[key] for key in tokens.RENDERED if key in body} | {"model": body["model"]}
         answer = await self._post_at_root("/tokenize", asked)
-        if not answer.get("tokens") or not isinstance(answer["tokens"], list):
-            # llama.cpp's `/tokenize` wants the text.
-            text = await self._post_at_root("/apply-template", asked)
-            asked = {"content": text.get("prompt"), "add_special": True, "parse_special": True}
-            answer = await self._post_at_root("/tokenize", asked)
-        if not isinstance(answer.get("tokens"), list):
-            raise PartError("bad_response", f"no tokens from /tokenize: {answer}", where=self.name)
-        return answer
+        if isinstance(answer.get("tokens"), list) and answer["tokens"]:
+            return answer
+        # llama.cpp's `/tokenize` wants the text.
+        text = await self._post_at_root("/apply-template", asked)
+        return {"tokens": await llama_cpp.tokenized(str(text.get("prompt")), self._post_at_root)}
 
     async def _with_past(self, body: Json, past: list[int]) -> Json:
         """`body` with the prompt that begins with `past`, where the chat template's does not."""
@@ -372,9 +369,8 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
     async def _tokens_of(self, completion: Json, body: Json) -> Json:
         """What a completion tells of `TOKEN_FIELDS`, and its engine of what is missing."""
         if llama_cpp.is_whole(completion):
-            prompt = (await self._tokenized(body))["tokens"]
             top = int(body.get("top_logprobs") or 0)
-            entries = await llama_cpp.entries_of(completion, prompt=prompt, post=self._post_at_root, top=top)
+            prompt, entries = await llama_cpp.tokens_of(completion, post=self._post_at_root, top=top)
             completion["choices"][0]["logprobs"] = {"content": entries}
             del completion[llama_cpp.DETAILS]
             return llama_cpp.token_fields(prompt, entries)
