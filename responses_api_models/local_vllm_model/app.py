@@ -77,7 +77,7 @@ class LocalVLLMModel(ModelServer[LocalVLLMConfig]):
         )
         line(port=0)  # so that a command line that can't be filled in is told at once
         self.engine = Engine(
-            lambda port: line(port=port),
+            command=lambda port: line(port=port),
             name=self.name,
             noun=config.launcher if isinstance(config.launcher, str) else Path(config.launcher[0]).name,
             environment=ENVIRONMENT | {key: str(value) for key, value in config.engine_env.items()},

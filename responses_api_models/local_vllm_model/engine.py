@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemo_like.client import Client
@@ -37,41 +38,40 @@ WITHIN_S = 600.0
 """An engine that dies is started again, unless that happened too often within so many seconds."""
 
 
+@dataclass(kw_only=True)
 class Engine:
-    """`command` makes the command line for a port; `log_file` takes what it prints.
+    """An engine; `base_url` and `key` are how it is called, `up` waits until it can be."""
 
-    `base_url` and `key` are how it is called. `up` waits until it can be.
-    """
+    command: Callable[[int], list[str]]
+    """The command line for a port."""
+    name: str
+    """Whose engine it is, for the log and for errors."""
+    noun: str
+    """What it is called there."""
+    environment: Mapping[str, str]
+    """Variables of its environment, over those of this process."""
+    key_variable: str | None
+    """The variable that it takes its key from; None is one without a key."""
+    log_file: Path
+    """Takes what it prints."""
+    ready_path: str
+    """Path at its root that answers when it is ready."""
+    start_timeout_s: float
+    max_restarts: int
+    """So often within ten minutes."""
+    hint: str
+    """What may help where it does not start."""
+    tell: Callable[[str], None]
+    """Hears how the start goes."""
+    key: str = field(default="", init=False, repr=False)
+    _process: asyncio.subprocess.Process | None = field(default=None, init=False, repr=False)
+    _port: int = field(default=0, init=False)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
+    _failure: str = field(default="", init=False)
+    _log_from: int = field(default=0, init=False)
 
-    def __init__(
-        self,
-        command: Callable[[int], list[str]],
-        *,
-        name: str,
-        noun: str,
-        environment: Mapping[str, str],
-        key_variable: str | None,
-        log_file: Path,
-        ready_path: str,
-        start_timeout_s: float,
-        max_restarts: int,
-        hint: str,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._command, self._environment, self._log_file = command, environment, log_file
-        self._name, self._noun, self._hint, self._tell = name, noun, hint, tell
-        self._ready_path, self._start_timeout_s, self._max_restarts = (
-            ready_path,
-            start_timeout_s,
-            max_restarts,
-        )
-        self._key_variable = key_variable
-        self.key = f"sk-{secrets.token_urlsafe(32)}" if key_variable else ""
-        self._process: asyncio.subprocess.Process | None = None
-        self._port = 0
-        self._ready = asyncio.Event()
-        self._failure = ""
-        self._log_from = 0
+    def __post_init__(self) -> None:
+        self.key = f"sk-{secrets.token_urlsafe(32)}" if self.key_variable else ""
 
     @property
     def base_url(self) -> str:
@@ -112,7 +112,7 @@ class Engine:
             self._ready.clear()  # Its keeper may not have been told yet.
         await self._ready.wait()
         if self._failure:
-            raise PartError("unreachable", self._failure, where=self._name)
+            raise PartError("unreachable", self._failure, where=self.name)
 
     async def is_gone(self, pid: int) -> bool:
         """Whether the engine that was on the leash `pid` has ended."""
@@ -133,17 +133,17 @@ class Engine:
                 taken = any(words in str(error).lower() for words in PORT_TAKEN)
                 if not taken or attempt == PORTS - 1:
                     raise
-                log.warning("%s: port %d was taken meanwhile; trying another", self._name, self._port)
+                log.warning("%s: port %d was taken meanwhile; trying another", self.name, self._port)
 
     async def _start(self, client: Client) -> None:
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **self._environment}
-        if self._key_variable:
-            environment[self._key_variable] = self.key
-        with self._log_file.open("ab") as output:
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **self.environment}
+        if self.key_variable:
+            environment[self.key_variable] = self.key
+        with self.log_file.open("ab") as output:
             self._log_from = output.tell()
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, str(LEASH), *self._command(self._port)),
+                *(sys.executable, str(LEASH), *self.command(self._port)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -158,7 +158,7 @@ class Engine:
         self._ready.set()
 
     async def _wait_ready(self, client: Client, exited: asyncio.Task[int]) -> None:
-        url = f"http://127.0.0.1:{self._port}{self._ready_path}"
+        url = f"http://127.0.0.1:{self._port}{self.ready_path}"
         start = told = time.monotonic()
         while True:
             with suppress(PartError):
@@ -167,38 +167,36 @@ class Engine:
             await asyncio.wait([exited], timeout=POLL_S)
             now = time.monotonic()
             if exited.done():
-                raise StackError(f"{self._name}: {self._noun} {_ended(exited.result())}; {self._log_end()}")
-            if now - start > self._start_timeout_s:
-                patience = f"start_timeout_s={self._start_timeout_s:g}"
-                raise StackError(
-                    f"{self._name}: {self._noun} is not ready after {patience}; {self._log_end()}"
-                )
+                raise StackError(f"{self.name}: {self.noun} {_ended(exited.result())}; {self._log_end()}")
+            if now - start > self.start_timeout_s:
+                patience = f"start_timeout_s={self.start_timeout_s:g}"
+                raise StackError(f"{self.name}: {self.noun} is not ready after {patience}; {self._log_end()}")
             if now - told > TELL_S:
                 told = now
                 last = self._log_text().rpartition("\n")[2][:160]
-                self._tell(f"{self._name}: {self._noun} is starting, {now - start:.0f} s: {last}")
+                self.tell(f"{self.name}: {self.noun} is starting, {now - start:.0f} s: {last}")
 
     async def _keep(self, client: Client) -> None:
         """Start it again whenever it dies, unless that happens too often."""
-        deaths = deque[float](maxlen=self._max_restarts + 1)
+        deaths = deque[float](maxlen=self.max_restarts + 1)
         while self._process is not None:
             status = await self._process.wait()
             self._ready.clear()
             _end_session(self._process.pid)
-            end = f"{self._noun} {_ended(status)}"
+            end = f"{self.noun} {_ended(status)}"
             while True:
                 deaths.append(time.monotonic())
-                if len(deaths) > self._max_restarts and deaths[-1] - deaths[0] < WITHIN_S:
-                    self._failure = f"{end} after {self._max_restarts} restarts; {self._log_end()}"
-                    log.error("%s: %s", self._name, self._failure)
+                if len(deaths) > self.max_restarts and deaths[-1] - deaths[0] < WITHIN_S:
+                    self._failure = f"{end} after {self.max_restarts} restarts; {self._log_end()}"
+                    log.error("%s: %s", self.name, self._failure)
                     self._ready.set()
                     return
-                log.warning("%s: %s; starting it again; %s", self._name, end, self._log_end())
+                log.warning("%s: %s; starting it again; %s", self.name, end, self._log_end())
                 try:
                     await self._start(client)
                     break
                 except StackError as error:
-                    end = str(error).removeprefix(f"{self._name}: ")
+                    end = str(error).removeprefix(f"{self.name}: ")
                     await self._stop()
 
     async def _stop(self) -> None:
@@ -217,17 +215,17 @@ class Engine:
             _end_session(process.pid)
 
     def _log_text(self) -> str:
-        with self._log_file.open("rb") as file:
+        with self.log_file.open("rb") as file:
             file.seek(self._log_from)
             text = file.read().decode("utf-8", "replace").strip()
         return text.replace(self.key, "***") if self.key else text
 
     def _log_end(self) -> str:
         text = self._log_text()
-        hint = f"; {self._hint}" if self._hint and "No module named" in text else ""
+        hint = f"; {self.hint}" if self.hint and "No module named" in text else ""
         if not text:
-            return f"its log is {self._log_file}"
-        return f"its log ({self._log_file}) ends: {text[-LOG_TAIL_CHARACTERS:]}{hint}"
+            return f"its log is {self.log_file}"
+        return f"its log ({self.log_file}) ends: {text[-LOG_TAIL_CHARACTERS:]}{hint}"
 
 
 def _free_port() -> int:
