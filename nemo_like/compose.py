@@ -220,8 +220,11 @@ class _Directives:
             if not isinstance(base, dict):
                 raise self._wrong(path, directive, f"{source} is not a mapping")
             here = cast(Json, OmegaConf.to_container(OmegaConf.merge(base, here)))
-        deleted = here.pop("_delete_key", None) or ()
-        names = deleted.replace(",", " ").split() if isinstance(deleted, str) else map(str, deleted)
+        deleted: Any = here.pop("_delete_key", None) or []
+        parts = (
+            cast(list[Any], deleted) if isinstance(deleted, list) else str(deleted).replace(",", " ").split()
+        )
+        names = map(str, parts)
         for name in names:
             if name not in here:
                 hint = did_you_mean(name, [*here])
@@ -272,12 +275,22 @@ def read_with_includes(paths: Sequence[str], find: Find) -> Iterator[tuple[Path,
             return
         seen.add(file)
         content = read_yaml(file)
-        for included in cast(list[str], content.pop("config_paths", None) or []):
+        for included in _included(file, content):
             yield from read(included, (*chain, file))
         yield file, content
 
     for path in paths:
         yield from read(path, ())
+
+
+def _included(file: Path, content: DictConfig) -> list[str]:
+    """Takes the files that a file includes out of its content."""
+    paths: Any = cast(Json, OmegaConf.to_container(content)).get("config_paths") or []
+    if "config_paths" in list(content):
+        del content["config_paths"]
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in cast(list[Any], paths)):
+        raise ConfigError(f"{shown(file)}: config_paths should be a list of files (got {paths!r})")
+    return cast(list[str], paths)
 
 
 def read_yaml(file: Path) -> DictConfig:
@@ -288,6 +301,8 @@ def read_yaml(file: Path) -> DictConfig:
     """
     try:
         content = OmegaConf.load(file)
+    except OSError as error:
+        raise ConfigError(f"{shown(file)} can't be read: {error.strerror}") from error
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown(file)} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, DictConfig):

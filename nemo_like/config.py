@@ -227,7 +227,7 @@ def _instances(
         place = f"{origin}: " if (origin := origin_of(origins, name)) else ""
         try:
             if kind := _kind_of(name, value):
-                instances.append(_instance(name, kind, value[kind] or {}, roots, origins))
+                instances.append(_instance(name, kind, value[kind], roots, origins))
         except ConfigError as error:
             problems.append(f"{place}{error}")
     return instances, problems
@@ -250,9 +250,12 @@ def _looks_like(key: str, known: Sequence[str]) -> bool:
 
 
 def _instance(
-    name: str, written_kind: str, implementations: Json, roots: Sequence[Path], origins: Mapping[str, str]
+    name: str, written_kind: str, implementations: Any, roots: Sequence[Path], origins: Mapping[str, str]
 ) -> Instance:
     kind = KIND_ALIASES.get(written_kind, written_kind)
+    if not isinstance(implementations, dict | None):
+        raise ConfigError(f"{name}: {written_kind} should hold one implementation (got {implementations!r})")
+    implementations = cast(Json, implementations or {})
     if len(implementations) != 1:
         got = ", ".join(implementations) or "none"
         raise ConfigError(f"{name} should have one implementation (got {got})")

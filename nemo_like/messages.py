@@ -163,7 +163,7 @@ def blocks_of(item: Json) -> list[Json]:
 
 def citation_of(annotation: Json) -> Json:
     """What a text cites, as Messages has it."""
-    if annotation.get("type") in CITATIONS:
+    if text_of(annotation.get("type")) in CITATIONS:
         return annotation
     return {
         "type": "web_search_result_location",

@@ -200,6 +200,12 @@ def test_each_value_knows_where_it_was_written_whatever_it_went_through(project:
         ("a: {resources_servers: {arithmetc: {}}}\n", "did you mean 'arithmetic'?"),
         ("a: {resources_servers: {arithmetic: {}, word_count: {}}}\n", "one implementation (got arithmetic"),
         ("a: {resources_servers: {arithmetic: {}}, agents: {simple_agent: {}}}\n", "should have one kind"),
+        ("a: {resources_servers: [arithmetic]}\n", "hold one implementation (got ['arithmetic'])"),
+        ("a: {resources_servers: 1.5}\n", "a: resources_servers should hold one implementation (got 1.5)"),
+        ("b:\n  k: 1\n  _delete_key: 7\n", "a.yaml:3: b._delete_key: there is no '7' to delete"),
+        ("config_paths: 7\n", "a.yaml: config_paths should be a list of files (got 7)"),
+        ("config_paths: [{b: 1}]\n", "a.yaml: config_paths should be a list of files (got [{'b': 1}])"),
+        ("config_paths: ${nowhere}\n", "a.yaml: config_paths should be a list of files (got '${nowhere}')"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_with_its_place(project: Project, content: str, words: str) -> None:
@@ -216,6 +222,12 @@ def test_everything_that_is_wrong_is_told_at_once(project: Project) -> None:
         "limt",
         *["a.yaml:1", "a.yaml:5", "a.yaml:2"],
     ]
+
+
+def test_a_folder_is_no_file(project: Project) -> None:
+    (project.path / "a").mkdir()
+    with pytest.raises(ConfigError, match="a can't be read: Is a directory"):
+        load(["+config_paths=[a]"])
 
 
 def test_a_file_that_is_not_there_is_answered_with_the_nearest(project: Project) -> None:
