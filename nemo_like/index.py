@@ -180,7 +180,7 @@ def rollout_entry(row: Json, scored: Scored, offset: int, length: int) -> tuple[
     """A rollouts row as the index holds it."""
     columns = (scored.numbers.get(path) for path in COLUMNS)
     numbers = orjson.dumps(scored.numbers).decode()
-    who = (scored.task_key, scored.rollout_index, _whole(row.get("_ng_task_index")), scored.agent)
+    who = (scored.task_key, scored.rollout_index, whole_number(row.get("_ng_task_index")), scored.agent)
     return (*who, offset, length, scored.success, *columns, numbers)
 
 
@@ -253,12 +253,12 @@ def _rows(file: Iterable[bytes], offset: int) -> Iterator[tuple[Json, int, int]]
             row = orjson.loads(line)
         except orjson.JSONDecodeError:
             row = None
-        if isinstance(row, dict) and _whole(cast(Json, row).get("_ng_rollout_index") or 0) is not None:
+        if isinstance(row, dict) and whole_number(cast(Json, row).get("_ng_rollout_index") or 0) is not None:
             yield cast(Json, row), offset, len(line)
         offset += len(line)
 
 
-def _whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """A value as a whole number that SQLite holds; None where it is none."""
     try:
         number = int(value)

@@ -21,7 +21,7 @@ import orjson
 
 from nemo_like.answered import VERIFIER
 from nemo_like.errors import MissingExtra, RowError, StoreError, UsageError
-from nemo_like.index import agent_of, as_scored
+from nemo_like.index import agent_of, as_scored, whole_number
 from nemo_like.plan import FINAL, FORGIVEN, Counts, Failed, Job
 from nemo_like.store import Files
 from nemo_like.types import Json, Scored
@@ -188,7 +188,8 @@ class StoredRollouts:
             if identity is None:
                 names = " or ".join(key for key, _ in IDENTITIES)
                 there = f"its fields are: {', '.join(row)}"
-                raise RowError(f"{self.path}: the row at byte {offset:,} has no {names}; {there}")
+                lacks = f"has no {names}, or its repeat is no whole number"
+                raise RowError(f"{self.path}: the row at byte {offset:,} {lacks}; {there}")
             self.first_row = self.first_row or _hash([*identity, row.get("response")])
             if not _has_response(row):
                 self.left_out.counts["without a response"] += 1
@@ -199,7 +200,7 @@ class StoredRollouts:
                 agents.add(agent)
             is_current = self._is_current(agent, row.get(VERIFIER))
             self.left_out.counts["of this verifier already"] += is_current
-            yield *identity, row.get("_ng_task_index"), agent, offset, length, is_current
+            yield *identity, whole_number(row.get("_ng_task_index")), agent, offset, length, is_current
 
     def owed(self, *, again: bool = False) -> Iterator[Job]:
         """Every rollout that is neither done nor exhausted; `again` leaves out those whose last failure would
@@ -263,7 +264,8 @@ def identity_of(row: Json) -> tuple[str, int] | None:
         if (value := row.get(key)) is not None:
             # What pandas makes of whole numbers where one is missing.
             value = int(value) if isinstance(value, float) and value.is_integer() else value
-            return str(value), int(row.get(index) or 0)
+            number = whole_number(row.get(index) or 0)
+            return None if number is None else (str(value), number)
     return None
 
 

@@ -369,6 +369,7 @@ def test_another_kind_of_verdict_never_gets_into_the_same_file(collected: Folder
         (["+rollouts=s.jsonl"], "no run answers in this directory"),
         (["+rollouts=bad.jsonl", "+reward_fn=math"], "bad.jsonl:2: not JSON"),
         (["+rollouts=nobody.jsonl", "+reward_fn=math"], "has no _ng_task_key or data_idx or _ng_task_index"),
+        (["+rollouts=odd.jsonl", "+reward_fn=math"], "or its repeat is no whole number"),
         (["+rollouts=t.parquet", "+reward_fn=math"], "t.parquet is not a readable Parquet file"),
         (["+rollouts=s.jsonl", TOY, "+resources_server=toi"], "no environment 'toi'; did you mean 'toy'?"),
         (["+rollouts=s.jsonl", TOY, "+reward_fn=llm_judge", "+judge_model_server=no"], "say which"),
@@ -381,6 +382,7 @@ def test_what_is_wrong_is_said_before_anything_is_asked(
     write_verifier(folder.path)
     write_jsonl(folder.path / "s.jsonl", stored_rows(2))
     write_jsonl(folder.path / "nobody.jsonl", [{"response": "4"}])
+    write_jsonl(folder.path / "odd.jsonl", [stored_rows(1)[0] | {"_ng_rollout_index": "x"}])
     (folder.path / "bad.jsonl").write_text(json.dumps(stored_rows(1)[0]) + "\n{oops\n")
     (folder.path / "t.parquet").write_bytes(b"PAR1 and then nothing")
     done = folder.rescore(*arguments, OUTPUT)
