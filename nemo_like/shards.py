@@ -21,7 +21,8 @@ from typing import Any, Self, cast
 import orjson
 
 from nemo_like.errors import RowError, StoreError, UsageError
-from nemo_like.index import agent_of, as_scored, numbers_of
+from nemo_like.index import agent_of, as_scored, numbers_of, whole_number
+from nemo_like.shapes import fields_of, text_of
 from nemo_like.store import Files
 from nemo_like.types import Json, Scored
 
@@ -174,19 +175,24 @@ class Shards:
             if row is not None and not isinstance(row, dict):
                 raise RowError(f"{path}:{number}: expected a JSON object (got {type(row).__name__})")
             if row is not None:
+                repeat = cast(Json, row).get("_ng_rollout_index") or 0
+                if whole_number(repeat) is None:
+                    raise RowError(f"{path}:{number}: _ng_rollout_index should be whole (got {repeat!r})")
                 yield cast(Json, row), line, offset, len(line)
             offset += len(line)
 
     def _entry(self, row: Json, line: bytes, place: tuple[int, ...], failed: bool) -> tuple[Any, ...]:
         digest = blake2b(line.rstrip(), digest_size=16).digest()
-        index, repeat = row.get("_ng_task_index"), row.get("_ng_rollout_index") or 0
+        index, repeat = (
+            whole_number(row.get("_ng_task_index")),
+            whole_number(row.get("_ng_rollout_index") or 0),
+        )
         key = row.get("_ng_task_key") or (f"#{index}" if index is not None else digest.hex())
         reward = row.get("reward")
         by_reward = isinstance(reward, int | float) and reward >= SUCCESS_THRESHOLD
         success = bool(row.get("success", by_reward))
         numbers = orjson.dumps(numbers_of(row)).decode() if self._with_numbers and not failed else None
-        failure: Json = row.get("failure") or {}
-        kind = failure.get("kind") or row.get("_ng_failure_class")
+        kind = text_of(fields_of(row.get("failure")).get("kind") or row.get("_ng_failure_class")) or None
         return (*place, failed, agent_of(row), str(key), index, repeat, digest, success, numbers, kind)
 
 

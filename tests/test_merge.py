@@ -104,6 +104,16 @@ def test_a_line_cut_off_at_the_end_is_left_out_and_named(tmp_path: Path) -> None
         sort(b, None)
 
 
+def test_an_index_of_odd_shape_is_none_and_a_repeat_of_odd_shape_is_named(tmp_path: Path) -> None:
+    odd = row(("a", 0)) | {"_ng_task_index": [3], "failure": []}
+    a = write_jsonl(tmp_path / "a.jsonl", [odd, row(("b", 0))])
+    assert merge([a], tmp_path / "all.jsonl").rollouts == 2
+    assert read_jsonl(tmp_path / "all.jsonl")[0] == odd
+    b = write_jsonl(tmp_path / "b.jsonl", [row(("c", 0)), row(("d", 0)) | {"_ng_rollout_index": "x"}])
+    with pytest.raises(RowError, match=r"b\.jsonl:2: _ng_rollout_index should be whole \(got 'x'\)"):
+        merge([b], tmp_path / "more.jsonl")
+
+
 def test_a_whole_last_line_without_a_newline_is_a_row(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(row(("a", 0))) + "\n" + json.dumps(row(("b", 0))))
