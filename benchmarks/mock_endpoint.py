@@ -75,85 +75,59 @@ USAGE_C = {"prompt_tokens": 200, "completion_tokens": 120, "total_tokens": 320}
 
 def answer(path: str, body: bytes) -> bytes:
     State.n += 1
-    wants_tool = (
-        State.args.tool_calls and b'"tools"' in body and tool_rounds_done(body) < State.args.tool_calls
-    )
-    if path.endswith("/responses"):
-        State.served["responses"] += 1
-        if wants_tool:
-            State.served["tool_calls"] += 1
-            name, arguments = first_tool(json.loads(body))
-            output = [
-                {
-                    "type": "function_call",
-                    "id": f"fc_{State.n}",
-                    "call_id": f"call_{State.n}",
-                    "name": name,
-                    "arguments": arguments,
-                    "status": "completed",
-                }
-            ]
-        else:
-            output = [
-                {
-                    "type": "message",
-                    "id": f"msg_{State.n}",
-                    "role": "assistant",
-                    "status": "completed",
-                    "content": [{"type": "output_text", "text": TEXT, "annotations": []}],
-                }
-            ]
-        return json.dumps(
-            {
-                "id": f"resp_{State.n}",
-                "object": "response",
-                "created_at": 1700000000,
-                "model": "mock",
-                "status": "completed",
-                "error": None,
-                "incomplete_details": None,
-                "instructions": None,
-                "metadata": {},
-                "output": output,
-                "parallel_tool_calls": True,
-                "temperature": 1.0,
-                "tool_choice": "auto",
-                "tools": [],
-                "top_p": 1.0,
-                "usage": USAGE_R,
-            }
-        ).encode()
-    State.served["chat"] += 1
-    if wants_tool:
-        State.served["tool_calls"] += 1
-        name, arguments = first_tool(json.loads(body))
-        message = {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [
-                {
-                    "id": f"call_{State.n}",
-                    "type": "function",
-                    "function": {"name": name, "arguments": arguments},
-                }
-            ],
-        }
-        finish = "tool_calls"
+    calls = State.args.tool_calls and b'"tools"' in body and tool_rounds_done(body) < State.args.tool_calls
+    tool = first_tool(json.loads(body)) if calls else None
+    State.served["tool_calls"] += tool is not None
+    kind, worded = ("responses", response) if path.endswith("/responses") else ("chat", completion)
+    State.served[kind] += 1
+    return json.dumps(worded(body, tool)).encode()
+
+
+def response(_: bytes, tool: tuple[str, str] | None) -> dict:
+    if tool is not None:
+        name, arguments = tool
+        item = {"type": "function_call", "id": f"fc_{State.n}", "call_id": f"call_{State.n}"}
+        item |= {"name": name, "arguments": arguments, "status": "completed"}
     else:
-        message, finish = {"role": "assistant", "content": TEXT}, "stop"
+        content = [{"type": "output_text", "text": TEXT, "annotations": []}]
+        item = {"type": "message", "id": f"msg_{State.n}", "role": "assistant", "status": "completed"}
+        item |= {"content": content}
+    return {
+        "id": f"resp_{State.n}",
+        "object": "response",
+        "created_at": 1700000000,
+        "model": "mock",
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "output": [item],
+        "parallel_tool_calls": True,
+        "temperature": 1.0,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
+        "usage": USAGE_R,
+    }
+
+
+def completion(body: bytes, tool: tuple[str, str] | None) -> dict:
+    message, finish = {"role": "assistant", "content": TEXT}, "stop"
+    if tool is not None:
+        function = dict(zip(("name", "arguments"), tool, strict=True))
+        call = {"id": f"call_{State.n}", "type": "function", "function": function}
+        message, finish = message | {"content": None, "tool_calls": [call]}, "tool_calls"
     n = json.loads(body).get("n") or 1 if b'"n"' in body else 1
-    return json.dumps(
-        {
-            "id": f"chatcmpl-{State.n}",
-            "object": "chat.completion",
-            "created": 1700000000,
-            "model": "mock",
-            "usage": USAGE_C | {"completion_tokens": 120 * n, "total_tokens": 200 + 120 * n},
-            "choices": [
-                {"index": i, "message": message, "finish_reason": finish, "logprobs": None} for i in range(n)
-            ],
-        }
-    ).encode()
+    choice = {"message": message, "finish_reason": finish, "logprobs": None}
+    return {
+        "id": f"chatcmpl-{State.n}",
+        "object": "chat.completion",
+        "created": 1700000000,
+        "model": "mock",
+        "usage": USAGE_C | {"completion_tokens": 120 * n, "total_tokens": 200 + 120 * n},
+        "choices": [{"index": i} | choice for i in range(n)],
+    }
 
 
 def events(path: str, whole: bytes) -> bytes:

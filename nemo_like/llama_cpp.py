@@ -40,10 +40,10 @@ def is_whole(completion: Json) -> bool:
 
 
 async def tokenized(prompt: str, post: Post) -> list[int]:
-    """The ids of a prompt that a chat template made."""
+    """The ids of a prompt, such as a chat template makes it."""
     asked = {"content": prompt, "add_special": True, "parse_special": True}
     tokens = (await post("/tokenize", asked)).get("tokens")
-    if not isinstance(tokens, list):
+    if not isinstance(tokens, list) or not tokens:
         raise PartError("bad_response", "no tokens from /tokenize")
     return cast(list[int], tokens)
 
@@ -61,8 +61,9 @@ async def tokens_of(completion: Json, *, post: Post, top: int = 1) -> tuple[list
     missing = [at for at in range(len(ids)) if at not in placed]
     if missing and len(prompt) != cast(Json, completion.get("usage") or {}).get("prompt_tokens"):
         raise PartError("bad_response", "the prompt is not of text alone, so no token can be asked for")
+    forced = (await tokenized(".", post))[-1] if missing else 0
     for at in missing:
-        placed[at] = await _asked_for(ids[at], [*prompt, *ids[:at]], post=post, top=top)
+        placed[at] = await _asked_for(ids[at], [*prompt, *ids[:at]], forced, post=post, top=top)
     return prompt, [placed[at] for at in range(len(ids))]
 
 
@@ -103,13 +104,12 @@ def _places(drawn: Sequence[int], ids: Sequence[int]) -> list[int]:
     return places
 
 
-async def _asked_for(token: int, before: list[int], *, post: Post, top: int) -> Json:
+async def _asked_for(token: int, before: list[int], forced: int, *, post: Post, top: int) -> Json:
     """The entry of a token after those before it.
 
-    Another token is drawn there, whose text is whole, since llama.cpp says nothing of one whose text is not;
-    the candidates beside it are as they were.
+    `forced` is drawn there instead, whose text is whole, since llama.cpp says nothing of a token whose text
+    is not; the candidates beside it are as they were.
     """
-    forced = (await post("/tokenize", {"content": "."}))["tokens"][-1]
     asked: Json = {"prompt": before, "n_predict": 1, "temperature": 0, "cache_prompt": True}
     asked["logit_bias"] = [[forced, FORCED]]
     for candidates in CANDIDATES:

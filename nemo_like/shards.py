@@ -183,10 +183,8 @@ class Shards:
 
     def _entry(self, row: Json, line: bytes, place: tuple[int, ...], failed: bool) -> tuple[Any, ...]:
         digest = blake2b(line.rstrip(), digest_size=16).digest()
-        index, repeat = (
-            whole_number(row.get("_ng_task_index")),
-            whole_number(row.get("_ng_rollout_index") or 0),
-        )
+        index = whole_number(row.get("_ng_task_index"))
+        repeat = whole_number(row.get("_ng_rollout_index") or 0)
         key = row.get("_ng_task_key") or (f"#{index}" if index is not None else digest.hex())
         reward = row.get("reward")
         by_reward = isinstance(reward, int | float) and reward >= SUCCESS_THRESHOLD

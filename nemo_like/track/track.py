@@ -11,7 +11,7 @@ import heapq
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -160,14 +160,17 @@ def _is_written(path: Path) -> bool:
 
 
 def _cells(rollout: Rollout) -> list[Any]:
-    texts: list[str] = []
-    for text in (lambda: rollout.prompt[-1]["content"], lambda: rollout.answer):
-        try:
-            texts.append(text_of(text())[:TEXT_CHARACTERS])
-        except (Unfit, *MISSHAPEN):
-            texts.append("")
     who = (rollout.task_key, rollout.rollout_index, rollout.reward, rollout.success)
+    texts = (_shown(lambda: rollout.prompt[-1]["content"]), _shown(lambda: rollout.answer))
     return [*who, rollout.usage.get("output_tokens"), *texts]
+
+
+def _shown(text: Callable[[], Any]) -> str:
+    """The beginning of a text; "" where the rollout has none."""
+    try:
+        return text_of(text())[:TEXT_CHARACTERS]
+    except (Unfit, *MISSHAPEN):
+        return ""
 
 
 def _final(path: Path) -> dict[str, float]:

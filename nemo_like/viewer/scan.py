@@ -29,7 +29,7 @@ class Scan:
         """Set by whoever wants the texts indexed."""
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._follow, daemon=True, name="catalog")
+        self._thread = threading.Thread(target=self._follow, daemon=True, name="scan")
         self._thread.start()
         return self
 
@@ -137,7 +137,8 @@ class Scan:
 
 def _scores(view: View) -> tuple[bool, bool, float]:
     """Whether it has a reward, whether it is a success too, the reward."""
-    return view.reward is not None, view.reward is not None and bool(view.success), view.reward or 0.0
+    has_reward = view.reward is not None
+    return has_reward, has_reward and bool(view.success), view.reward or 0.0
 
 
 def line_at(source: Path, offset: int, length: int) -> bytes:

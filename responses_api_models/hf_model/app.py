@@ -295,9 +295,13 @@ class HFModel(ModelServer[HFConfig]):
         keeps = self.config.keep_prompt_prefix and self._with_ids(request)
         if not keeps or not past or diverges_at(past, whole) is None or not self._knows(past):
             return whole
-        said, other = (
-            self._encoded(request, ended, add_generation_prompt=False) for ended in endings(request.messages)
-        )
+        try:
+            said, other = (
+                self._encoded(request, ended, add_generation_prompt=False)
+                for ended in endings(request.messages)
+            )
+        except PartError:
+            return whole  # A template that takes no conversation which ends with an answer.
         return spliced(past, said, other, whole) or whole
 
     def _knows(self, tokens: Sequence[Any]) -> bool:

@@ -335,17 +335,17 @@ class VLLMModel(ChunkedModelServer[VLLMConfig]):
             return body  # An engine unfolds images into tokens of its own.
         try:
             whole = (await self._tokenized(body))["tokens"]
+            if diverges_at(past, whole) is None:
+                return body
+            said, other = [
+                (await self._tokenized(body | {"messages": ended, "add_generation_prompt": False}))["tokens"]
+                for ended in endings(messages)
+            ]
         except PartError as error:
             if error.kind == "not_found":
                 log.warning("%s: prompts stay as rendered: %s", self.name, error)
                 self._splices = False
             return body
-        if diverges_at(past, whole) is None:
-            return body
-        said, other = [
-            (await self._tokenized(body | {"messages": ended, "add_generation_prompt": False}))["tokens"]
-            for ended in endings(messages)
-        ]
         prompt = spliced(past, said, other, whole)
         return body if prompt is None else body | {"kv_transfer_params": {"prompt_token_ids": prompt}}
 

@@ -516,9 +516,8 @@ class TestPrefix:
             end = model.server._model.tokenizer.eos_token_id
             # Tokens that no tokenizer would take for "4", ended as the template ends it.
             said = [70, 71, 72, end]
-            message = message_of(
-                completion := model.run(model.server.chat_completions(self.second(first, said)))
-            )
+            completion = model.run(model.server.chat_completions(self.second(first, said)))
+            message = message_of(completion)
             past = message_of(first)["prompt_token_ids"] + said
             assert message["prompt_token_ids"][: len(past)] == past
             rest = model.server._model.tokenizer.decode(message["prompt_token_ids"][len(past) :])
@@ -543,6 +542,16 @@ class TestPrefix:
                 assert completion["prompt_diverges_at"] == at
                 ids = message_of(completion)["prompt_token_ids"]
                 assert ids[:at] == message_of(first)["prompt_token_ids"] and ids[at] != said[0]
+
+    def test_a_template_that_refuses_what_is_asked_beside_costs_no_answer(
+        self, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        refuses = "{% if not add_generation_prompt %}{{ raise_exception('no') }}{% endif %}"
+        path = save_model(tmp_path_factory.mktemp("refuses"), template=ENDED + refuses)
+        with Model(path) as model:
+            first = model.ask("7")
+            completion = model.run(model.server.chat_completions(self.second(first, [70, 0])))
+        assert completion["prompt_diverges_at"] == len(message_of(first)["prompt_token_ids"])
 
     @pytest.mark.parametrize("streamed", [False, True])
     def test_where_it_leaves_the_past_stands_on_the_item(self, ended_path: str, streamed: bool) -> None:

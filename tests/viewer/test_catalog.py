@@ -261,8 +261,10 @@ def test_repeats_of_a_task_are_known_without_a_key(tmp_path: Path) -> None:
         ]
 
 
-def test_numbers_too_large_to_be_added_up_are_no_measurements(tmp_path: Path) -> None:
-    rows = [rollout(0, reward=1e200, success=True), rollout(1, reward=1.0)]
+def test_a_reward_too_large_to_be_added_up_is_none_and_its_success_does_not_count(tmp_path: Path) -> None:
+    rows = [rollout(0, 0, reward=1e200, success=True), rollout(0, 1, reward=1.0)]
     with opened(write(tmp_path / "r.jsonl", rows)) as catalog:
         assert [entry.reward for entry in catalog.page()] == [None, 1.0]
+        [(_, n, scored, correct, mean, *_)] = catalog.tasks("hardest", None, 9)
+        assert (n, scored, correct, mean) == (2, 1, 1, 1.0)
         assert "1e+200" not in Site([catalog]).render({"view": "overview"})
