@@ -166,6 +166,7 @@ class TestCompare:
         [
             ({"by": "levle"}, "no task has a field 'levle'; did you mean 'level'?"),
             ({"field": "rewrad"}, "no rollout has a number 'rewrad'; did you mean 'reward'?"),
+            ({"rollouts": ["a.jsonl", "huge.jsonl"]}, "no rollout has a number 'reward' within ±1e+120"),
             ({"rollouts": ["a.jsonl", "other.jsonl"]}, "have no task in common"),
             ({"rollouts": ["a.jsonl", "none.jsonl"]}, "there is no file none.jsonl"),
             ({"rollouts": ["a.jsonl"]}, "at least 2"),
@@ -178,6 +179,7 @@ class TestCompare:
         run_of(Path("a.jsonl"), {"x": [1]}, level={"x": 1})
         run_of(Path("b.jsonl"), {"x": [0]})
         run_of(Path("other.jsonl"), {"z": [0]})
+        run_of(Path("huge.jsonl"), {"x": [1e200]})
         with pytest.raises(UsageError) as raised:
             compared(*map(Path, ("a.jsonl", "b.jsonl")), **options)
         assert message in str(raised.value)
